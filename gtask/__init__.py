@@ -1,0 +1,1 @@
+"""Tasks for Python on Gearman."""

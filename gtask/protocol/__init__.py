@@ -1,0 +1,1 @@
+"""The Gearman protocol without a socket: bytes in, events out. Usable alone."""
