@@ -1,0 +1,1 @@
+"""Programs that show gtask at work; each folder has its own README."""
