@@ -23,11 +23,7 @@ FLOORS: dict[str, int] = {
     "gtask.types": 0,
     "gtask.protocol": 1,
     "gtask.transport": 2,
-    "gtask.server.admin": 2,
-    "gtask.server.engine": 2,
-    "gtask.server.jobs": 2,
-    "gtask.server.queues": 2,
-    "gtask.server.store": 2,
+    "gtask.server": 2,  # the engine and what it is made of; what touches sockets and files is named below
     "gtask.server.__init__": 3,
     "gtask.server.listener": 3,
     "gtask.server.sqlite": 3,
@@ -82,7 +78,8 @@ NO_LOOP = (
 
 # Third-party packages that may be absent: imported where they are used.
 OPTIONAL = frozenset(
-    "openpyxl psycopg pydantic pymysql pytest redis sqlalchemy starlette trio uvicorn uvloop watchfiles xlsxwriter".split()
+    "openpyxl psycopg pydantic pymysql pytest redis sqlalchemy starlette trio uvicorn uvloop watchfiles "
+    "xlsxwriter".split()
 )
 LAZY = ("gtask.cli", "gtask.testing", "gtask.__main__")  # a command or a fixture loads what only it needs
 
@@ -258,9 +255,8 @@ def nothing_is_unpickled_or_imported_by_name(modules: list[Module]) -> Iterator[
             if imported.top == "importlib" and not at_hand and not imported.name.startswith("importlib.metadata"):
                 yield f"{module.path}:{imported.line} imports importlib; nothing is imported by a name from the wire."
         for node in ast.walk(module.tree):
-            called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
-            if called in ("eval", "exec", "__import__"):
-                yield f"{module.path}:{node.lineno} calls {called}()."
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("eval", "exec", "__import__"):
+                yield f"{module.path}:{node.lineno} calls {ast.unparse(node.func)}()."
 
 
 def functions_import_only_what_is_optional(modules: list[Module]) -> Iterator[str]:
