@@ -1,0 +1,86 @@
+"""What a result store does: one contract, whatever keeps the records. Design, sections 3 and 4.
+
+A record's body is bytes to the store: the worker that ran the task encodes it, the caller that asks for it decodes
+it. A store is written by workers and read by callers, in any number of processes at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import anyio.to_thread
+
+from gtask.states import Record
+
+DEFAULT_TTL = 86400.0
+"""Seconds a result is kept unless `result_expires` says otherwise: a day, as in Celery."""
+
+
+class Carriage(NamedTuple):
+    """How a record reaches a store that is served on the job server: as an item of a background job."""
+
+    function: str
+    item: bytes
+
+
+class ResultStore(ABC):
+    """Keeps the records of tasks by their id.
+
+    The rule for every store: a record that is ready (SUCCESS, FAILURE, REVOKED) is never overwritten by another;
+    whoever puts second changes nothing. A job that was run twice so keeps its first result. `forget` makes room for a
+    new one.
+    """
+
+    @abstractmethod
+    def put(self, records: Sequence[Record], ttl: float) -> None:
+        """Keeps records, each for `ttl` seconds from now; safe on disk (or with the server) when it returns."""
+
+    @abstractmethod
+    def get(self, ids: Collection[str]) -> dict[str, Record]:
+        """The records there are for these ids, ready or not; an id nobody knows is left out."""
+
+    @abstractmethod
+    def wait(self, ids: Collection[str], timeout: float) -> dict[str, Record]:
+        """Waits until one of these ids is ready at least, up to `timeout` seconds; returns every one that is ready.
+
+        Empty when the time is over. Raises `ResultsUnavailable` within two seconds when nothing serves the store.
+        """
+
+    @abstractmethod
+    def forget(self, ids: Collection[str]) -> None:
+        """Drops the records of these ids; ids nobody knows are no error."""
+
+    def close(self) -> None:
+        """Gives back connections and files; the store opens them again when it is used again."""
+
+    def carry(self, record: Record, ttl: float) -> Carriage | None:
+        """The record as an item of a background job, for a worker to hand over on the connection it holds.
+
+        None for a store that workers write themselves with `put`.
+        """
+        return None
+
+    # The async twins; a store with a native way overrides them.
+
+    async def aput(self, records: Sequence[Record], ttl: float) -> None:
+        """`put` for async code."""
+        await anyio.to_thread.run_sync(self.put, records, ttl)
+
+    async def aget(self, ids: Collection[str]) -> Mapping[str, Record]:
+        """`get` for async code."""
+        return await anyio.to_thread.run_sync(self.get, ids)
+
+    async def await_(self, ids: Collection[str], timeout: float) -> Mapping[str, Record]:
+        """`wait` for async code."""
+        return await anyio.to_thread.run_sync(partial(self.wait, ids, timeout), abandon_on_cancel=True)
+
+    async def aforget(self, ids: Collection[str]) -> None:
+        """`forget` for async code."""
+        await anyio.to_thread.run_sync(self.forget, ids)
+
+    async def aclose(self) -> None:
+        """`close` for async code."""
+        await anyio.to_thread.run_sync(self.close)

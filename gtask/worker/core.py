@@ -1,0 +1,282 @@
+"""The worker's mind: which job server to grab from, how much to hold, how to end a job. No socket, no clock.
+
+A driver (`gtask.worker.blocking`, `gtask.worker.aio`) brings bytes and the time and carries out what is asked for:
+
+* it opens a connection for each link in `connects(now)` and says `opened`, `closed` or `received`;
+* it takes jobs with `take()`, runs them, and says how each ended with `finish()`;
+* after anything it calls `pump(now)` and sends what each link's protocol has to send;
+* it comes back at `deadline()`.
+
+Every job is in exactly one place: in the backlog, running, put off (a foreground retry waiting for its time), or
+ending (its result and what follows from it are being handed over). A drain ends when all four are empty.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Final
+
+from gtask.protocol import Event, JobAssigned, NoJob, Noop, WorkerProtocol, WorkRefused
+from gtask.protocol.codec import MAX_BODY
+from gtask.types import Server, Submission
+from gtask.worker.endings import Endings
+from gtask.worker.job import Ending, Job
+from gtask.worker.link import MAX_WINDOW, Link
+from gtask.worker.load import Load
+
+log = logging.getLogger("gtask.worker")
+
+HEARTBEAT: Final = 30.0
+"""Seconds of silence after which a connection is asked for a sign of life; as long again without one, and it ends."""
+
+
+@dataclass(frozen=True)
+class CoreOptions:
+    """How a worker holds its jobs.
+
+    `slots` is how many run at once; `prefetch` how many more are held back, None to let the measured run time
+    decide (design, section 7). `poll_interval` is the time in seconds after which a sleeping worker grabs unasked.
+    `pack` makes one workload of several carried items. `max_put_off` bounds the foreground retries that wait here.
+    """
+
+    slots: int = 1
+    prefetch: int | None = None
+    poll_interval: float = 15.0
+    client_id: str = ""
+    max_body: int = MAX_BODY
+    exceptions: bool = False
+    pack: Callable[[Sequence[bytes]], bytes] = b"".join
+    max_put_off: int = 1000
+
+
+class WorkerCore:
+    """Everything a worker decides, for all of its job servers at once.
+
+    `random` returns a float in [0, 1), `new_unique` a fresh unique for a job that carries results.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[Server],
+        functions: Sequence[str],
+        options: CoreOptions,
+        random: Callable[[], float],
+        new_unique: Callable[[], str],
+    ) -> None:
+        self.links = [Link(server, random) for server in servers]
+        self.functions = list(functions)
+        self.options = options
+        self.backlog: deque[Job] = deque()
+        self.running: set[Job] = set()
+        self.stopping = False
+        self.load = Load(options.slots, options.prefetch)
+        self.endings = Endings(options.pack, new_unique)
+        self._put_off: list[tuple[float, int, Job]] = []
+        self._count = count()
+        self._first = 0
+
+    def __repr__(self) -> str:
+        state = "stopping" if self.stopping else "serving"
+        held = f"{len(self.running)} running, {len(self.backlog)} waiting, {self.endings.open} ending"
+        return f"<WorkerCore {state}, {held}>"
+
+    @property
+    def idle(self) -> bool:
+        """Whether no job is held: what a drain waits for."""
+        return not (self.backlog or self.running or self._put_off or self.endings.open)
+
+    @property
+    def connected(self) -> int:
+        """How many job servers are connected."""
+        return sum(link.protocol is not None for link in self.links)
+
+    # --- connections -----------------------------------------------------------------------------------------
+
+    def connects(self, now: float) -> list[Link]:
+        """The links to open a connection for now; each is marked as connecting."""
+        if self.stopping and self.idle:
+            return []
+        due = [link for link in self.links if link.protocol is None and not link.connecting and now >= link.connect_at]
+        for link in due:
+            link.connecting = True
+        return due
+
+    def opened(self, link: Link, now: float) -> None:
+        """A connection is there: registers every function again, or the worker would be deaf."""
+        protocol = WorkerProtocol(self.options.max_body)
+        if self.options.client_id:
+            protocol.set_client_id(self.options.client_id)
+        if self.options.exceptions:
+            protocol.option()
+        link.opened(protocol, self.functions, now)
+        link.plan_poll(now, self.options.poll_interval)
+
+    def closed(self, link: Link, now: float) -> None:
+        """A connection ended, or could not be made: its jobs are the job server's again, to give to another."""
+        protocol = link.protocol
+        if protocol is not None:
+            if protocol.error is not None:
+                log.error("%s: %s The connection is closed.", link.server, protocol.error)
+            self._handle(link, protocol.receive_eof(), now)
+            for job in [*self.backlog, *self.running, *(entry[2] for entry in self._put_off)]:
+                job.lost = job.lost or job.link is link
+            self.backlog = deque(job for job in self.backlog if not job.lost)
+            self.load.recount(self.backlog)
+            self._put_off = [entry for entry in self._put_off if not entry[2].lost]
+            heapq.heapify(self._put_off)
+            self.endings.lost(link)
+        link.closed(now)
+
+    def received(self, link: Link, data: bytes, now: float) -> bool:
+        """Takes bytes from a job server; false when they broke the protocol and the connection is to be closed."""
+        protocol = link.protocol
+        if protocol is None:
+            return False
+        link.heard = now
+        link.failures = 0
+        link.echo_due = False
+        self._handle(link, protocol.receive_data(data), now)
+        return protocol.error is None
+
+    def _handle(self, link: Link, events: list[Event], now: float) -> None:
+        self.endings.now = now
+        for event in events:
+            if isinstance(event, JobAssigned):
+                job = Job(link, event.handle, event.function, event.unique, event.workload)
+                link.window = min(link.window * 2, MAX_WINDOW)
+                link.count_turn(event.function)
+                self.load.queued(job)
+                self.backlog.append(job)
+            elif isinstance(event, NoJob):
+                link.window = 1
+                protocol = link.protocol
+                if protocol is not None and not protocol.outstanding and not protocol.must_grab and not self.stopping:
+                    protocol.pre_sleep()
+                    link.plan_poll(now, self.options.poll_interval)
+            elif isinstance(event, Noop):
+                link.window = 1
+            elif isinstance(event, WorkRefused):
+                log.warning("%s refused a report about a job: %s", link.server, event.error)
+            elif event.ticket.tag is not None:
+                event.ticket.tag(event)
+
+    # --- jobs ------------------------------------------------------------------------------------------------
+
+    def take(self) -> Job | None:
+        """The next job to run, which then holds a slot; None when there is none or no slot is free."""
+        if not self.backlog or len(self.running) >= self.options.slots:
+            return None
+        job = self.backlog.popleft()
+        self.load.taken(job)
+        self.running.add(job)
+        return job
+
+    def finish(self, job: Job, ending: Ending, now: float) -> None:
+        """A job's run is over: frees its slot and hands over what is to be handed over."""
+        self.running.discard(job)
+        if job.started:
+            self.load.measured(job.function, now - job.started)
+        if job.lost:
+            log.warning("%s[%s] ended after its connection: the job server has it run again.", job.function, job.unique)
+            return
+        self.endings.now = now
+        self.endings.begin(job, ending)
+
+    def put_off(self, job: Job, until: float) -> bool:
+        """Keeps a running job without a slot until a time, then lets it run again; false when too many wait."""
+        if len(self._put_off) >= self.options.max_put_off:
+            return False
+        self.running.discard(job)
+        job.attempt += 1
+        if not job.lost:
+            heapq.heappush(self._put_off, (until, next(self._count), job))
+        return True
+
+    def submit(self, link: Link, submission: Submission, on_event: Callable[[Event], None]) -> bool:
+        """Submits a job of this worker's own over a link; false when it is not connected.
+
+        `on_event` is called with everything that comes for it, `Lost` included.
+        """
+        if link.protocol is None or link.protocol.closed:
+            return False
+        link.protocol.submit(submission, on_event)
+        return True
+
+    # --- time ------------------------------------------------------------------------------------------------
+
+    def pump(self, now: float) -> None:
+        """Carries on with everything that can go on: due retries, endings, grabs, heartbeats."""
+        self.endings.now = now
+        while self._put_off and self._put_off[0][0] <= now:
+            job = heapq.heappop(self._put_off)[2]
+            self.load.queued(job)
+            self.backlog.append(job)
+        for link in self.links:
+            if link.protocol is not None and not link.protocol.closed:
+                self.endings.flush(link)
+                self._keep_alive(link, now)
+        if not self.stopping:
+            self._grab()
+
+    def _keep_alive(self, link: Link, now: float) -> None:
+        protocol = link.protocol
+        assert protocol is not None
+        if now - link.heard >= HEARTBEAT and not link.echo_due:
+            protocol.echo(b"gtask")
+            link.echo_due = True
+        if protocol.asleep and now >= link.poll_at and not self.stopping and self._wanted(0) > 0:
+            link.window = 1
+            protocol.grab()
+
+    def condemned(self, now: float) -> list[Link]:
+        """The links whose connection the driver is to close: the job server is silent, or refuses for too long."""
+        return [
+            link
+            for link in self.links
+            if link.protocol is not None and (now - link.heard >= 2 * HEARTBEAT or link in self.endings.give_up)
+        ]
+
+    def _grab(self) -> None:
+        outstanding = sum(link.protocol.outstanding for link in self.links if link.protocol is not None)
+        wanted = self._wanted(outstanding)
+        count = len(self.links)
+        for index in range(count):
+            if wanted <= 0:
+                return
+            link = self.links[(self._first + index) % count]
+            protocol = link.protocol
+            if protocol is None or protocol.closed or protocol.asleep:
+                continue
+            if link.turn_over:
+                if protocol.outstanding:
+                    continue
+                link.next_turn()
+            asked = min(wanted, link.window - protocol.outstanding)
+            if asked > 0:
+                protocol.grab(asked)
+                wanted -= asked
+                self._first = (self._first + index + 1) % count
+
+    def _wanted(self, outstanding: int) -> int:
+        return self.load.wanted(len(self.running), len(self.backlog), outstanding)
+
+    def deadline(self, now: float) -> float:
+        """When something is due though no byte comes, on the driver's clock."""
+        due = now + HEARTBEAT
+        if self._put_off:
+            due = min(due, self._put_off[0][0])
+        due = min(due, self.endings.retry_at)
+        for link in self.links:
+            if link.protocol is None:
+                if not link.connecting:
+                    due = min(due, link.connect_at)
+                continue
+            due = min(due, link.heard + HEARTBEAT * (2 if link.echo_due else 1))
+            if link.protocol.asleep and not self.stopping:
+                due = min(due, max(link.poll_at, now + 0.001))
+        return due

@@ -1,0 +1,195 @@
+"""Ending jobs: results and continuations are confirmed by the job server before the job itself is ended.
+
+The order is a promise (design, section 6): carried results → submissions → the packet that ends the job. Each step
+waits for the JOB_CREATED of the one before. What is carried for the same function goes together: while one such job
+waits for its confirmation, the results of the jobs that end meanwhile gather for the next, so that a busy worker
+sends few large ones and an idle one sends each at once.
+
+A refusal for want of room or of a database (QUEUE_ERROR) is tried again with growing pauses. When it goes on for
+`PATIENCE` seconds the connection is given up: the jobs go back to the job server, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from gtask.protocol import Event, JobCreated, Refused
+from gtask.types import Submission
+from gtask.worker.job import End, Ending, Job
+from gtask.worker.link import Link
+
+log = logging.getLogger("gtask.worker")
+
+PATIENCE: Final = 60.0
+"""Seconds a refused step is tried again before the connection is given up."""
+
+FIRST_PAUSE: Final = 0.25
+MAX_PAUSE: Final = 5.0
+
+MAX_ITEMS: Final = 500
+MAX_BYTES: Final = 1024 * 1024
+"""What one carrying job holds at most: items, and bytes unless a single item is larger."""
+
+
+class _Step:
+    """One submission under way for the endings of some jobs; called with what becomes of it."""
+
+    __slots__ = ("carries", "endings", "jobs", "link", "pauses", "since", "submission")
+
+    def __init__(
+        self, endings: Endings, link: Link, submission: Submission, jobs: list[tuple[Job, Ending]], carries: bool
+    ) -> None:
+        self.endings = endings
+        self.link = link
+        self.submission = submission
+        self.jobs = jobs
+        self.carries = carries
+        """Whether it holds results of jobs, rather than following from one."""
+        self.pauses = 0
+        self.since = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, JobCreated):
+            self.endings.confirmed(self)
+        elif isinstance(event, Refused):
+            self.endings.refused(self, event)
+
+
+class Endings:
+    """The endings under way of one worker; `now` is kept up to date by `WorkerCore`."""
+
+    def __init__(self, pack: Callable[[Sequence[bytes]], bytes], new_unique: Callable[[], str]) -> None:
+        self.now = 0.0
+        self.give_up: set[Link] = set()
+        """Links whose connection the driver is to close: their job server goes on refusing."""
+        self._pack = pack
+        self._new_unique = new_unique
+        self._open: set[Job] = set()
+        self._again: list[tuple[float, _Step]] = []
+
+    @property
+    def open(self) -> int:
+        """How many jobs are ending."""
+        return len(self._open)
+
+    @property
+    def retry_at(self) -> float:
+        """When a refused step is to be tried again; infinity when none is."""
+        return min((when for when, _ in self._again), default=math.inf)
+
+    def begin(self, job: Job, ending: Ending) -> None:
+        """Starts to end a job."""
+        if ending.carried is None and not ending.submissions:
+            self._end(job, ending)
+            return
+        self._open.add(job)
+        if ending.carried is not None and ending.carried.items:
+            job.link.batches.setdefault(ending.carried.function, deque()).append((job, ending))
+        else:
+            self._follow(job, ending)
+
+    def flush(self, link: Link) -> None:
+        """Sends what has gathered over a link, one carrying job for each function at a time."""
+        if self._again and self.retry_at <= self.now:
+            due = [step for when, step in self._again if when <= self.now]
+            self._again = [entry for entry in self._again if entry[0] > self.now]
+            for step in due:
+                self._submit(step)
+        for function, gathered in link.batches.items():
+            if gathered and function not in link.batches_under_way:
+                jobs, items = _cut(gathered)
+                submission = Submission(function, self._pack(items), self._new_unique())
+                link.batches_under_way.add(function)
+                self._submit(_Step(self, link, submission, jobs, carries=True))
+
+    def lost(self, link: Link) -> None:
+        """Forgets the endings of a connection that is gone: its jobs will be run again."""
+        dropped = [job for job in self._open if job.link is link]
+        if dropped:
+            log.warning(
+                "%s: %d jobs had run but were not ended yet; the job server has them run again.",
+                link.server,
+                len(dropped),
+            )
+        self._open.difference_update(dropped)
+        self._again = [entry for entry in self._again if entry[1].link is not link]
+        self.give_up.discard(link)
+
+    def confirmed(self, step: _Step) -> None:
+        """A step is safe with the job server: takes the next one of each job that waited for it."""
+        if step.carries:
+            step.link.batches_under_way.discard(step.submission.function)
+            for job, ending in step.jobs:
+                self._follow(job, ending)
+            return
+        job, ending = step.jobs[0]
+        job.waiting -= 1
+        if not job.waiting:
+            self._end(job, ending)
+
+    def refused(self, step: _Step, event: Refused) -> None:
+        """A step was refused: tries again later, gives the connection up, or fails the jobs."""
+        step.since = step.since or self.now
+        if event.error.code != "QUEUE_ERROR":
+            self._fail(step, event)
+        elif self.now - step.since >= PATIENCE:
+            log.error("%s goes on refusing %s: %s", step.link.server, step.submission.function, event.error)
+            self.give_up.add(step.link)
+        else:
+            pause = min(MAX_PAUSE, FIRST_PAUSE * 2**step.pauses)
+            if not step.pauses:
+                log.warning("%s refused %s: %s Trying again.", step.link.server, step.submission.function, event.error)
+            step.pauses += 1
+            self._again.append((self.now + pause, step))
+
+    def _fail(self, step: _Step, event: Refused) -> None:
+        log.error("%s will never take %s: %s", step.link.server, step.submission.function, event.error)
+        if step.carries:
+            step.link.batches_under_way.discard(step.submission.function)
+        for job, _ in step.jobs:
+            job.waiting = 0
+            self._end(job, Ending(End.FAIL))
+
+    def _submit(self, step: _Step) -> None:
+        if step.link.protocol is not None and not step.link.protocol.closed:
+            step.link.protocol.submit(step.submission, step)
+
+    def _follow(self, job: Job, ending: Ending) -> None:
+        job.waiting = len(ending.submissions)
+        for submission in ending.submissions:
+            self._submit(_Step(self, job.link, submission, [(job, ending)], carries=False))
+        if not ending.submissions:
+            self._end(job, ending)
+
+    def _end(self, job: Job, ending: Ending) -> None:
+        self._open.discard(job)
+        protocol = job.link.protocol
+        if job.lost or protocol is None or protocol.closed or job.handle not in protocol.held:
+            return
+        if ending.end is End.COMPLETE:
+            protocol.complete(job.handle, ending.data)
+        elif ending.end is End.EXCEPTION:
+            protocol.exception(job.handle, ending.data)
+        else:
+            protocol.fail(job.handle)
+
+
+def _cut(gathered: deque[tuple[Job, Ending]]) -> tuple[list[tuple[Job, Ending]], list[bytes]]:
+    """Takes the jobs of the next carrying job from the front."""
+    jobs: list[tuple[Job, Ending]] = []
+    items: list[bytes] = []
+    size = 0
+    while gathered and len(items) < MAX_ITEMS:
+        carried = gathered[0][1].carried
+        assert carried is not None
+        length = sum(map(len, carried.items))
+        if jobs and size + length > MAX_BYTES:
+            break
+        size += length
+        items.extend(carried.items)
+        jobs.append(gathered.popleft())
+    return jobs, items

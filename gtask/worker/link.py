@@ -1,0 +1,96 @@
+"""One worker's standing with one job server: the conversation, the turn of each function, the time of each duty."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from gtask.protocol import WorkerProtocol
+from gtask.types import Server
+from gtask.worker.job import Ending, Job
+
+TURN: Final = 16
+"""Jobs of one function in a row before the others are looked at, where there are others with work waiting."""
+
+MAX_WINDOW: Final = 64
+"""Grabs under way at once over one connection."""
+
+FIRST_BACKOFF: Final = 0.1
+MAX_BACKOFF: Final = 15.0
+"""Seconds between two attempts to connect; each wait is drawn from the upper half of its span."""
+
+
+class Link:
+    """What a worker knows of one job server; a new conversation is held over each new connection."""
+
+    def __init__(self, server: Server, random: Callable[[], float]) -> None:
+        self.server = server
+        self.protocol: WorkerProtocol | None = None
+        self.connecting = False
+        self.connect_at = 0.0
+        self.failures = 0
+        self.heard = 0.0
+        self.echo_due = False
+        self.poll_at = 0.0
+        self.window = 1
+        self.batches: dict[str, deque[tuple[Job, Ending]]] = {}
+        self.batches_under_way: set[str] = set()
+        self._random = random
+        self._turn = ("", 0)
+        self._order: deque[str] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Link {self.server} {self.protocol or 'not connected'}>"
+
+    def opened(self, protocol: WorkerProtocol, functions: Sequence[str], now: float) -> None:
+        """Starts a conversation over a fresh connection: offers every function anew."""
+        self.protocol = protocol
+        self.connecting = False
+        self.heard = now
+        self.echo_due = False
+        self.window = 1
+        self.batches.clear()
+        self.batches_under_way.clear()
+        self._turn = ("", 0)
+        self._order = deque(functions)
+        for function in functions:
+            protocol.can_do(function)
+
+    def closed(self, now: float) -> None:
+        """Forgets the conversation and sets the time of the next attempt, further away after each failure."""
+        self.protocol = None
+        self.connecting = False
+        span = min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** min(self.failures, 20))
+        self.connect_at = now + span * (0.5 + self._random() / 2)
+        self.failures += 1
+
+    def plan_poll(self, now: float, interval: float) -> None:
+        """Sets the time of the next grab on suspicion, jittered so that a fleet does not ask all at once."""
+        self.poll_at = now + interval * (0.75 + self._random() / 2)
+
+    def count_turn(self, function: str) -> None:
+        """Notes which function a job came from."""
+        name, count = self._turn
+        self._turn = (function, count + 1 if name == function else 1)
+
+    @property
+    def turn_over(self) -> bool:
+        """Whether one function was served long enough for another to be looked at first."""
+        return self._turn[1] >= TURN and len(self._order) > 1
+
+    def next_turn(self) -> None:
+        """Makes the job server look first at the function that has waited longest; no grab may be under way.
+
+        A function of which a job is held cannot be moved to the front: offering it anew would give its jobs back
+        (protocol reference, sections 8 and 9). Then the next one in line is.
+        """
+        assert self.protocol is not None
+        served, self._turn = self._turn[0], ("", 0)
+        held = set(self.protocol.held.values())
+        for function in list(self._order):
+            if function != served and function not in held:
+                self._order.remove(function)
+                self._order.append(function)
+                self.protocol.prefer(function)
+                return

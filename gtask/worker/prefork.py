@@ -1,0 +1,281 @@
+"""The supervisor: forks the processes of a worker, replaces those that die, and ends them in order.
+
+It forks before any thread or loop exists, and holds no connection of its own. A process that dies takes its
+connections with it, so its jobs are the job server's again without anybody's help (design, section 7).
+
+Signals: SIGTERM and SIGINT end it after what runs has finished, within `grace` seconds; a second one, or SIGQUIT, gives
+the jobs back at once; SIGHUP replaces the processes one at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+log = logging.getLogger("gtask.worker")
+
+QUICK_DEATH: Final = 1.0
+"""Seconds below which a process's life counts as a failed start."""
+
+MAX_PAUSE: Final = 30.0
+"""Seconds before a process that dies at once is started again, at most."""
+
+LAST_GRACE: Final = 10.0
+"""Seconds the housekeeping processes get to finish after the others are gone."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """One kind of process: how many of it, and its `main`. Roles end in the order of `last`: False before True."""
+
+    name: str
+    count: int
+    main: Callable[[Child], None]
+    last: bool = False
+
+
+class Child:
+    """What a forked process knows of its supervisor."""
+
+    def __init__(self, role: str, index: int, supervisor_pipe: int, ready_pipe: int) -> None:
+        self.role = role
+        self.index = index
+        self.supervisor_pipe = supervisor_pipe
+        """Becomes readable when the supervisor is gone, however it went."""
+        self._ready_pipe = ready_pipe
+
+    def ready(self) -> None:
+        """Tells the supervisor, once, that this process serves."""
+        if self._ready_pipe >= 0:
+            pipe, self._ready_pipe = self._ready_pipe, -1
+            os.write(pipe, b"%d\n" % os.getpid())
+            os.close(pipe)
+
+
+class _Process:
+    __slots__ = ("index", "ready", "replaces", "role", "started", "stopping")
+
+    def __init__(self, role: Role, index: int, replaces: int = 0) -> None:
+        self.role = role
+        self.index = index
+        self.started = time.monotonic()
+        self.ready = False
+        self.stopping = False
+        self.replaces = replaces
+
+
+class Supervisor:
+    """Runs the processes of `roles` until it is told to stop.
+
+    `grace` is the time in seconds for what runs to finish after SIGTERM; `on_ready` is called when every process
+    serves for the first time.
+    """
+
+    def __init__(self, roles: Sequence[Role], grace: float = 60.0, on_ready: Callable[[], None] | None = None) -> None:
+        self._roles = [role for role in roles if role.count > 0]
+        self._grace = grace
+        self._on_ready = on_ready
+        self._processes: dict[int, _Process] = {}
+        self._signals: list[int] = []
+        self._stop_at = 0.0
+        self._quit = False
+        self._failures = 0
+        self._start_later: list[tuple[float, Role, int]] = []
+        self._to_replace: list[int] = []
+        self._text = b""
+
+    def run(self) -> int:
+        """Forks, watches, and returns the exit code: 0 after an orderly end."""
+        self._alive_reader, self._alive_writer = os.pipe()
+        self._ready_reader, self._ready_writer = os.pipe()
+        wake_reader, wake_writer = os.pipe()
+        for descriptor in (self._ready_reader, wake_reader, wake_writer):
+            os.set_blocking(descriptor, False)
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD)
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        old_wakeup = signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+        self._own = (self._alive_writer, self._ready_reader, wake_reader, wake_writer)
+        try:
+            for role in self._roles:
+                for index in range(role.count):
+                    self._fork(role, index)
+            while self._processes or self._start_later:
+                select.select([wake_reader, self._ready_reader], [], [], self._pause())
+                _drain(wake_reader)
+                self._read_ready()
+                self._reap()
+                self._obey()
+                self._start_due()
+                self._advance()
+        finally:
+            signal.set_wakeup_fd(old_wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            for descriptor in (*self._own, self._alive_reader, self._ready_writer):
+                os.close(descriptor)
+        return 0
+
+    # --- processes -------------------------------------------------------------------------------------------
+
+    def _fork(self, role: Role, index: int, replaces: int = 0) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            self._be_child(role, index)
+        self._processes[pid] = _Process(role, index, replaces)
+
+    def _be_child(self, role: Role, index: int) -> NoReturn:
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            # A terminal sends its signals to the whole group; what they mean is the supervisor's to say.
+            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            for number in (signal.SIGTERM, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            for descriptor in self._own:
+                os.close(descriptor)
+            role.main(Child(role.name, index, self._alive_reader, self._ready_writer))
+            code = 0
+        except KeyboardInterrupt:
+            pass
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            try:
+                logging.shutdown()
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                # Not sys.exit: what the parent registered to be done at its exit is not this process's to do.
+                os._exit(code)
+
+    def _reap(self) -> None:
+        for pid in list(self._processes):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found == pid:
+                self._buried(pid, status)
+
+    def _buried(self, pid: int, status: int) -> None:
+        process = self._processes.pop(pid)
+        code = os.waitstatus_to_exitcode(status)
+        if process.stopping or self._stop_at:
+            if code < 0 and not self._quit:
+                log.warning("Process %d (%s) was ended by %s.", pid, process.role.name, signal.Signals(-code).name)
+            return
+        if code < 0:
+            log.error(
+                "Process %d (%s) was killed by %s; what it held goes back to the job server, and a new one starts.",
+                pid,
+                process.role.name,
+                signal.Signals(-code).name,
+            )
+        elif code:
+            log.error("Process %d (%s) ended with exit code %d; a new one starts.", pid, process.role.name, code)
+        pause = 0.0
+        if time.monotonic() - process.started < QUICK_DEATH and code:
+            self._failures += 1
+            pause = min(MAX_PAUSE, 0.5 * 2 ** min(self._failures, 10))
+        else:
+            self._failures = 0
+        self._start_later.append((time.monotonic() + pause, process.role, process.index))
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for entry in list(self._start_later):
+            if self._stop_at:
+                self._start_later.remove(entry)
+            elif entry[0] <= now:
+                self._start_later.remove(entry)
+                self._fork(entry[1], entry[2])
+
+    def _read_ready(self) -> None:
+        self._text += _drain(self._ready_reader)
+        *lines, self._text = self._text.split(b"\n")
+        for line in lines:
+            process = self._processes.get(int(line))
+            if process is None:
+                continue
+            process.ready = True
+            if process.replaces in self._processes:
+                self._end(process.replaces)
+        if self._on_ready is not None and self._processes and all(p.ready for p in self._processes.values()):
+            self._on_ready()
+            self._on_ready = None
+
+    # --- orders ----------------------------------------------------------------------------------------------
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._signals.append(number)
+
+    def _obey(self) -> None:
+        signals, self._signals = self._signals, []
+        for number in signals:
+            if number == signal.SIGCHLD:
+                continue
+            if number == signal.SIGHUP:
+                log.info("Replacing the processes one at a time.")
+                self._to_replace = [pid for pid, process in self._processes.items() if not process.stopping]
+            elif number == signal.SIGQUIT or self._stop_at:
+                self._give_back("Giving the jobs back at once.")
+            else:
+                self._stop_at = time.monotonic() + self._grace
+                log.info(
+                    "Stopping: what runs may finish within %g s, no more jobs are taken (once more: give back at once).",
+                    self._grace,
+                )
+
+    def _give_back(self, why: str) -> None:
+        if not self._quit:
+            log.warning(why)
+            self._stop_at = self._stop_at or time.monotonic()
+            self._quit = True
+            for pid in self._processes:
+                os.kill(pid, signal.SIGKILL)
+
+    def _end(self, pid: int) -> None:
+        process = self._processes[pid]
+        if not process.stopping:
+            process.stopping = True
+            os.kill(pid, signal.SIGTERM)
+
+    def _advance(self) -> None:
+        if self._stop_at:
+            first = [pid for pid, process in self._processes.items() if not process.role.last]
+            for pid in first or list(self._processes):
+                self._end(pid)
+            if time.monotonic() > self._stop_at + (0 if first else LAST_GRACE) and self._processes:
+                self._give_back(f"{len(first)} processes did not finish in time; their jobs go back.")
+            return
+        replacing = any(process.replaces in self._processes for process in self._processes.values())
+        while self._to_replace and not replacing:
+            pid = self._to_replace.pop(0)
+            process = self._processes.get(pid)
+            if process is not None and not process.stopping:
+                self._fork(process.role, process.index, replaces=pid)
+                replacing = True
+
+    def _pause(self) -> float:
+        now = time.monotonic()
+        due = min((entry[0] for entry in self._start_later), default=now + 60.0)
+        if self._stop_at:
+            due = min(due, self._stop_at if self._stop_at > now else now + 0.2)
+        return max(0.0, due - now) + 0.001
+
+
+def _drain(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65536)
+    except BlockingIOError:
+        return b""
