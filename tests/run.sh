@@ -1,0 +1,78 @@
+#!/bin/sh
+# Installs what the tests need and runs every check: ruff, mypy, pyright, pytest. Usage: sh tests/run.sh [pytest options]
+#
+# It makes .venv beside the source if there is none, and installs missing Debian packages where it may. Without them
+# the tests that need them are skipped and listed at the end; with CI=true they fail.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+
+# gearmand and its tools, and the clients of the other languages that the tests talk to.
+packages="gearman-job-server gearman-tools php-cli php-gearman libgearman-client-perl"
+python=${PYTHON:-python3}
+
+say() { printf '%s\n' "== $*"; }
+
+# May packages be installed here, and by what command? Sets $install.
+may_install() {
+    command -v apt-get >/dev/null 2>&1 || return 1
+    if [ "$(id -u)" = 0 ]; then install=env
+    elif sudo -n true 2>/dev/null; then install="sudo -n env"
+    else return 1; fi
+}
+
+install_packages() {
+    missing=""
+    for package in "$@"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    if ! may_install; then
+        say "Not installed, and may not be from here:$missing"
+        say "Tests that need them are skipped. On Debian, as root: apt-get install$missing"
+        return 0
+    fi
+    say "Installing$missing"
+    log=$(mktemp)
+    if ! { $install apt-get update && $install DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1; then
+        tail -n 20 "$log"
+        say "Installing failed; tests that need these packages are skipped:$missing"
+    fi
+    rm -f "$log"
+}
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    say "gtask needs Python 3.11 or newer; name one: PYTHON=python3.11 sh tests/run.sh"
+    exit 1
+}
+
+# Debian's python3 comes without the module that makes virtual environments.
+venv=""
+if [ ! -x .venv/bin/python ] && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then venv=python3-venv; fi
+install_packages $packages $venv
+
+if [ ! -x .venv/bin/python ]; then
+    say "Making .venv"
+    "$python" -m venv .venv || exit 1
+fi
+say "Installing gtask and the Python packages of its tests"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' || exit 1
+
+failed=""
+check() {
+    say "$*"
+    ".venv/bin/$@" || failed="$failed $1"
+}
+check ruff check .
+check ruff format --check .
+check mypy
+check pyright --pythonpath .venv/bin/python
+
+say "pytest"
+.venv/bin/python -m pytest "$@"
+result=$?
+if [ -n "$failed" ]; then
+    say "Failed before the tests:$failed (see above)"
+    exit 1
+fi
+exit $result

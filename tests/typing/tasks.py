@@ -1,0 +1,109 @@
+"""Tasks, calls and results as the type checkers see them (design, section 2). Checked, never run.
+
+A line with an ignore comment is an error that has to be found: both checkers are told to object to a comment that
+silences nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import assert_type
+
+from gtask import App, AsyncResult, Retry, TaskContext, chain, chord, group
+
+app = App("billing", servers=["gearman://127.0.0.1:4730"], results="gearman://")
+
+
+@app.task
+def calculate(order_id: int) -> Decimal:
+    """A task without options."""
+    return Decimal(order_id)
+
+
+@app.task(bind=True, max_retries=5, autoretry_for=(OSError,), retry_backoff=True)
+def send(ctx: TaskContext, amount: Decimal, subject: str = "") -> str:
+    """A task that is given its context; whoever calls it does not see that parameter."""
+    if amount < 0:
+        raise Retry(delay=1.5)
+    return f"{ctx.id}: {amount} {subject}"
+
+
+@app.task(priority="high")
+async def fetch(url: str) -> bytes:
+    """An async task: its result is what it returns, not the coroutine."""
+    return url.encode()
+
+
+def a_plain_call_is_a_plain_call() -> None:
+    """The function stays what it was."""
+    assert_type(calculate(7), Decimal)
+
+
+def a_delayed_call_keeps_parameters_and_result() -> None:
+    """`delay` takes the function's parameters, and its result's type is the function's."""
+    result = calculate.delay(7)
+    assert_type(result, AsyncResult[Decimal])
+    assert_type(result.get(timeout=3), Decimal)
+    assert_type(result.id, str)
+    assert_type(result.ready(), bool)
+    assert_type(calculate.delay(order_id=7), AsyncResult[Decimal])
+    assert_type(send.delay(Decimal(1), subject="July"), AsyncResult[str])
+    assert_type(fetch.delay("https://example.org"), AsyncResult[bytes])
+
+
+async def the_async_twins_say_the_same() -> None:
+    """Every blocking method has a twin with an `a` in front, and a result can be awaited."""
+    result = await calculate.adelay(7)
+    assert_type(result, AsyncResult[Decimal])
+    assert_type(await result.aget(timeout=3), Decimal)
+    assert_type(await result, Decimal)
+    assert_type(await calculate.acall(7), Decimal)
+    assert_type(await fetch.acall("https://example.org"), bytes)
+
+
+def a_foreground_call_returns_the_answer() -> None:
+    """`call` waits, so there is no result object."""
+    assert_type(calculate.call(7), Decimal)
+    assert_type(send.call(Decimal(1)), str)
+    assert_type(fetch.call("https://example.org"), bytes)
+
+
+def options_keep_the_signature() -> None:
+    """`options()` changes how a task is called, not with what."""
+    urgent = calculate.options(timeout=5, priority="high")
+    assert_type(urgent.call(7), Decimal)
+    assert_type(urgent.delay(7), AsyncResult[Decimal])
+    urgent.delay("7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def apply_async_knows_the_result() -> None:
+    """`apply_async` takes arguments as values, so only the result is known."""
+    result = calculate.apply_async((7,), priority="high", countdown=10, unique="order:7")
+    assert_type(result, AsyncResult[Decimal])
+    calculate.apply_async((7,), eta=datetime.now(UTC), expires=60)
+
+
+def wrong_arguments_are_errors() -> None:
+    """What the worker would only find out later, the type checker finds now."""
+    calculate.delay("7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    calculate.delay()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    calculate.delay(7, 8)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    calculate.delay(order=7)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    calculate.call("7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    send.delay("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    fetch.delay(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def signatures_take_the_same_arguments(order_ids: Iterable[int]) -> None:
+    """`.s()` is typed where it is complete; a step of a chain lacks its first argument, so it is not."""
+    (calculate | send).delay(7).get(timeout=30)
+    chain(calculate.s(7), send.s()).delay().get()
+    group(calculate.s(order_id) for order_id in order_ids).delay()
+    chord([calculate.s(order_id) for order_id in order_ids], send.s()).delay()
+
+
+def a_result_is_opened_again_by_its_id(task_id: str) -> None:
+    """In another process only the id is left of the type."""
+    app.AsyncResult(task_id).get(timeout=30)
