@@ -108,12 +108,17 @@ class JobServerProgram(Program):
         return self
 
     def wait_until_ready(self, timeout: float = 30.0) -> None:
-        """Waits until it answers on its port; raises `ProgramFailed` when it ends or takes longer."""
+        """Waits until it answers on its port; raises `ProgramFailed` when it ends or takes longer.
+
+        The answer has to be its own: gearmand waits in silence for a port that another process holds.
+        """
         self.wait_for_port(self.host, self.port, timeout)
         try:
-            self.admin("version", timeout)
+            answer = self.admin("getpid", timeout)
         except OSError as error:
             raise ProgramFailed(f"{self._name} does not answer: {error}. Its last lines:\n{self.tail()}") from None
+        if answer != [f"OK {self.pid}"]:
+            raise ProgramFailed(f"Port {self.port} is in use: asked for its process id, it answers {answer}.")
 
 
 @contextmanager
