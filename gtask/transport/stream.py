@@ -1,0 +1,174 @@
+"""One non-blocking connection to a job server; the faces only add how to wait for it.
+
+Everything the operating system may raise leaves here as one of gtask's errors, in a sentence that names the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import ssl
+from typing import Final
+
+from gtask.errors import ConnectFailed, ConnectionLost
+from gtask.transport.tls import TLS
+from gtask.types import Server
+
+RECV_SIZE: Final = 64 * 1024
+"""Bytes asked for at once; more would make each small answer pay for a large allocation."""
+
+_TLS_RECV: Final = 256 * 1024
+_AGAIN: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_KEEPALIVE: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6), ("TCP_USER_TIMEOUT", 90_000))
+
+
+class Connection:
+    """A connection to one job server that never waits: what cannot be done now is not done.
+
+    It is made by `gtask.transport.blocking.connect` or `gtask.transport.aio.connect`. With TLS it must not be used
+    by two threads at once; waiting for it in one while another uses it is fine.
+    """
+
+    __slots__ = ("_fileno", "_socket", "_tls", "server")
+
+    def __init__(self, sock: socket.socket, server: Server) -> None:
+        self._socket = sock
+        self._tls = isinstance(sock, ssl.SSLSocket)
+        self._fileno = sock.fileno()
+        self.server = server
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.server} {'closed' if self.closed else 'open'}>"
+
+    def fileno(self) -> int:
+        """The descriptor to wait for, -1 when closed."""
+        return self._fileno
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._fileno < 0
+
+    def send_some(self, data: bytes | memoryview) -> int:
+        """Sends what fits into the socket's buffer now; returns the number of bytes taken, 0 when it is full.
+
+        Raises `ConnectionLost` when the connection has ended.
+        """
+        try:
+            return self._socket.send(data)
+        except _AGAIN:
+            return 0
+        except OSError as error:
+            raise self.lost(error) from error
+
+    def recv_some(self, size: int = RECV_SIZE) -> bytes | None:
+        """Returns what has come, None when nothing has, and b"" when the other side has closed the connection.
+
+        At most `size` bytes (256 KiB or so with TLS, whose decrypted bytes would be invisible to whoever waits for
+        the descriptor, so none is left behind). Raises `ConnectionLost` when the connection was cut.
+        """
+        if self._tls:
+            return self._recv_tls()
+        try:
+            return self._socket.recv(size)
+        except _AGAIN:
+            return None
+        except OSError as error:
+            raise self.lost(error) from error
+
+    def _recv_tls(self) -> bytes | None:
+        sock = self._socket
+        assert isinstance(sock, ssl.SSLSocket)
+        pieces: list[bytes] = []
+        total = 0
+        try:
+            while total < _TLS_RECV or sock.pending():
+                piece = sock.recv(RECV_SIZE)
+                if not piece:
+                    break
+                pieces.append(piece)
+                total += len(piece)
+        except _AGAIN:
+            if not pieces:
+                return None
+        except OSError as error:
+            if not pieces:  # what came before the end is delivered first; the end is found again
+                raise self.lost(error) from error
+        return b"".join(pieces)
+
+    def shutdown(self) -> None:
+        """Ends the connection without freeing the descriptor, so that whoever waits for it wakes up."""
+        if not self.closed:
+            with contextlib.suppress(OSError):
+                # Not SSLSocket.shutdown: it would take TLS off, and the next send would go out as plain text.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Frees the descriptor, at once and without a word to the other side; may be called again."""
+        self._fileno = -1
+        self._socket.close()
+
+    def lost(self, error: OSError | None = None) -> ConnectionLost:
+        """Makes the error for the end of this connection, with the system's reason if there is one."""
+        reason = explain(error) if error is not None else "it closed the connection"
+        return ConnectionLost(f"The connection to {self.server} was cut: {reason}.")
+
+
+def explain(error: BaseException) -> str:
+    """Says in a few words why a socket operation failed."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted ({error.verify_message})"
+    if isinstance(error, ssl.SSLEOFError):
+        return "it closed the connection in the middle of TLS; does it speak TLS at this port?"
+    if isinstance(error, ssl.SSLError):
+        reason = (error.reason or str(error)).replace("_", " ").lower()
+        hint = "; does it speak TLS at this port?" if "wrong version" in reason or "record layer" in reason else ""
+        return f"TLS failed ({reason}){hint}"
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return (os.strerror(error.errno) if error.errno in errno.errorcode else str(error)).lower()
+    return str(error.args[-1] if error.args else error).lower()
+
+
+def connect_failed(server: Server, error: BaseException) -> ConnectFailed:
+    """Makes the error for a server that could not be reached."""
+    if isinstance(error, socket.gaierror):
+        why = f"its name cannot be resolved ({(error.strerror or str(error)).lower()})"
+    else:
+        why = explain(error)
+    failed = ConnectFailed(f"{server} could not be reached: {why}.")
+    failed.__cause__ = error
+    return failed
+
+
+def open_socket(family: int) -> socket.socket:
+    """Makes the non-blocking TCP socket for one address: no delay for small packets, and keep-alive within 90 s."""
+    sock = socket.socket(family, socket.SOCK_STREAM | getattr(socket, "SOCK_CLOEXEC", 0))
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE:
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def connect_result(sock: socket.socket) -> None:
+    """Raises the `OSError` with which a non-blocking connect has ended, if it failed."""
+    if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise OSError(code, os.strerror(code))
+
+
+def start_tls(sock: socket.socket, server: Server, tls: TLS | None) -> ssl.SSLSocket:
+    """Wraps a connected socket; the handshake is still to be done with `do_handshake`."""
+    settings = tls or TLS()
+    return settings.context().wrap_socket(
+        sock, server_hostname=settings.server_hostname or server.host, do_handshake_on_connect=False
+    )
