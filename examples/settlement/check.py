@@ -133,11 +133,26 @@ def check_mails(expected: Iterable[Expected], mails: Iterable[bytes]) -> list[st
 
 
 def check_mail(expected: Expected, mail: EmailMessage) -> list[str]:
-    """Compares one mail and the workbook attached to it with the second opinion."""
-    attached = [part for part in mail.iter_attachments() if str(part.get_filename()).endswith(".xlsx")]
+    """Compares one mail and what is attached to it with the second opinion: a workbook, or PHP's CSV table."""
+    attached = list(mail.iter_attachments())
     if len(attached) != 1:
-        return [f"{expected.merchant}: the mail has {len(attached)} workbooks and should have one."]
-    return check_workbook(expected, attached[0].get_content())
+        return [f"{expected.merchant}: the mail has {len(attached)} attachments and should have one."]
+    name, content = str(attached[0].get_filename()), attached[0].get_content()
+    if name.endswith(".xlsx"):
+        return check_workbook(expected, content)
+    if name.endswith(".csv"):
+        return check_table(expected, content)
+    return [f"{expected.merchant}: {name} is attached and should be a workbook or a table."]
+
+
+def check_table(expected: Expected, text: str) -> list[str]:
+    """Compares each number of the table that the PHP worker attaches with the second opinion."""
+    _, *rows, bottom = csv.reader(io.StringIO(text))
+    found = {row[0]: (int(row[1]), *(whole(cell, 2) for cell in row[2:])) for row in rows}
+    wanted = {name: (expected.pieces[name], *astuple(cents)) for name, cents in expected.products.items()}
+    faults = _differences(f"{expected.merchant}: the table's", "products", wanted, found)
+    total = tuple(whole(cell, 2) for cell in bottom[2:])
+    return faults + _differences(f"{expected.merchant}: the table's", "bottom line", astuple(expected.total), total)
 
 
 def check_workbook(expected: Expected, content: bytes) -> list[str]:

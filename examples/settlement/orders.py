@@ -8,15 +8,20 @@ One row of the file is one order, with one to four products in its last column::
 Each product is written as *name quantity price rate refund*: the price of one piece in euros, the part of the sale
 that is charged as a fee, and the euros that were paid back. Money is text wherever it travels, so that no floating
 point number ever touches it.
+
+By itself it prints a merchant's orders: ``python -m examples.settlement.orders M001 --rows 1000 [--json]``.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
+import json
 import random
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, TextIO, TypedDict
 
 HEADER = ("merchant", "order", "day", "items")
 DEFAULT_SEED = 2026
@@ -102,17 +107,22 @@ def _item(product: Product, rng: random.Random) -> Item:
 
 def write_csv(path: Path, orders: Iterable[Order]) -> int:
     """Writes orders to a CSV file, one row each, without holding them in memory. Returns the number of rows."""
-    rows = 0
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(HEADER)
-        for order in orders:
-            items = ";".join(
-                f"{item['product']} {item['quantity']} {item['price']} {item['rate']} {item['refund']}"
-                for item in order["items"]
-            )
-            writer.writerow((order["merchant"], order["order"], order["day"], items))
-            rows += 1
+        return write_rows(file, orders)
+
+
+def write_rows(file: TextIO, orders: Iterable[Order]) -> int:
+    """Writes the columns' names and one row per order to an open file. Returns the number of orders."""
+    rows = 0
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(HEADER)
+    for order in orders:
+        items = ";".join(
+            f"{item['product']} {item['quantity']} {item['price']} {item['rate']} {item['refund']}"
+            for item in order["items"]
+        )
+        writer.writerow((order["merchant"], order["order"], order["day"], items))
+        rows += 1
     return rows
 
 
@@ -139,3 +149,22 @@ def read_csv(path: Path) -> Iterator[Order]:
 def _read(text: str) -> Item:
     product, quantity, price, rate, refund = text.split(" ")
     return Item(product=product, quantity=int(quantity), price=price, rate=rate, refund=refund)
+
+
+def main() -> None:
+    """Prints a merchant's orders as CSV, or as the JSON that a foreign caller sends to `calculate`."""
+    parser = argparse.ArgumentParser(description="Prints a merchant's orders.")
+    parser.add_argument("merchant", nargs="?", default=merchant_name(1))
+    parser.add_argument("--rows", type=int, default=10_000, help="how many orders (10000)")
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
+    parser.add_argument("--json", action="store_true", help="as JSON, not as CSV")
+    options = parser.parse_args()
+    orders = generate(options.merchant, options.rows, options.seed)
+    if options.json:
+        json.dump(list(orders), sys.stdout)
+    else:
+        write_rows(sys.stdout, orders)
+
+
+if __name__ == "__main__":
+    main()

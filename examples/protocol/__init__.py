@@ -1,0 +1,1 @@
+"""Gearman over a bare socket."""
