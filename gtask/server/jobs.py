@@ -63,7 +63,7 @@ class Job:
         self.reducer: bytes | None = None
         self.background = False
         self.cancelled = False
-        self.clients: list[Peer] = []
+        self.clients: tuple[Peer, ...] = ()
         self.worker: Peer | None = None
         self.state = QUEUED
         self.retries = 0

@@ -53,6 +53,9 @@ class SqliteStore:
             try:
                 self._database.execute("PRAGMA journal_mode=WAL")
                 self._database.execute("PRAGMA synchronous=NORMAL")
+                # Each checkpoint waits for the disk; keys are random, so pages are touched all over.
+                self._database.execute("PRAGMA wal_autocheckpoint=10000")
+                self._database.execute("PRAGMA cache_size=-32000")
                 self._database.execute(_CREATE)
                 self._database.execute(_SELECT).fetchone()
             except BaseException:

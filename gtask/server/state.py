@@ -144,7 +144,7 @@ class State:
         """Lets nobody wait for the job any more."""
         for client in job.clients:
             client.waiting.pop(job, None)
-        job.clients = []
+        job.clients = ()
 
     def fail(self, job: Job) -> None:
         """Ends a job that cannot be run: its callers get WORK_FAIL, whatever their options."""
@@ -180,7 +180,7 @@ class State:
 
     def leave(self, peer: Peer, job: Job) -> None:
         """A caller is gone: a foreground job that nobody wants is dropped, unless it runs already."""
-        job.clients = [client for client in job.clients if client is not peer]
+        job.clients = tuple(client for client in job.clients if client is not peer)
         if job.ignored and job.state == QUEUED:
             self.end(job)
 

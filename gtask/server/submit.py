@@ -65,7 +65,7 @@ def submit(
         state.effects.append(Persist(job))
         state.effects.append(Send(peer, answers.created(job.handle), job))
     else:
-        job.clients.append(peer)
+        job.clients = (peer,)
         peer.waiting[job] = None
         state.effects.append(Send(peer, answers.created(job.handle)))
     state.enqueue(job)
@@ -98,7 +98,7 @@ def join(state: State, peer: Peer, job: Job, background: bool) -> None:
     background survives its callers.
     """
     if not background:
-        job.clients.append(peer)
+        job.clients = (*job.clients, peer)
         peer.waiting[job] = None
     elif not job.background:
         job.background = True
