@@ -31,7 +31,8 @@ FLOORS: dict[str, int] = {
     "gtask.server.sqlite": 3,
     "gtask.client": 3,
     "gtask.worker": 3,
-    "gtask.annotations": 4,
+    "gtask.answers": 4,
+    "gtask.arguments": 4,
     "gtask.codecs": 4,
     "gtask.failures": 4,
     "gtask.message": 4,
@@ -44,7 +45,9 @@ FLOORS: dict[str, int] = {
     "gtask.context": 5,
     "gtask.middleware": 5,
     "gtask.options": 5,
+    "gtask.publish": 5,
     "gtask.result": 5,
+    "gtask.sending": 5,
     "gtask.settings": 5,
     "gtask.signature": 5,
     "gtask.task": 5,
@@ -93,11 +96,12 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement's target, and whether it stands inside a function."""
+    """One import statement's target; whether it stands inside a function, and whether only type checkers run it."""
 
     name: str
     line: int
     inside: bool
+    typing: bool
 
     @property
     def top(self) -> str:
@@ -127,21 +131,22 @@ class Module:
     def imports(self) -> list[Import]:
         """Everything it imports, wherever the statement stands; `from x import y` counts as `x.y`."""
         found: list[Import] = []
-        for node, inside in walk(self.tree):
+        for node, inside, typing in walk(self.tree):
             if isinstance(node, ast.Import):
-                found += [Import(alias.name, node.lineno, inside) for alias in node.names]
+                found += [Import(alias.name, node.lineno, inside, typing) for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
                 parent = ".".join(self.name.split(".")[: -node.level]) if node.level else ""
                 base = ".".join(part for part in (parent, node.module) if part)
-                found += [Import(f"{base}.{alias.name}", node.lineno, inside) for alias in node.names]
+                found += [Import(f"{base}.{alias.name}", node.lineno, inside, typing) for alias in node.names]
         return found
 
 
-def walk(node: ast.AST, inside: bool = False) -> Iterator[tuple[ast.AST, bool]]:
-    """All nodes below, each with whether it is inside a function."""
+def walk(node: ast.AST, inside: bool = False, typing: bool = False) -> Iterator[tuple[ast.AST, bool, bool]]:
+    """All nodes below, each with whether it is inside a function, and inside ``if TYPE_CHECKING``."""
     for child in ast.iter_child_nodes(node):
-        yield child, inside
-        yield from walk(child, inside or isinstance(child, Function | ast.Lambda))
+        yield child, inside, typing
+        only_types = isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
+        yield from walk(child, inside or isinstance(child, Function | ast.Lambda), typing or only_types)
 
 
 def load() -> list[Module]:
@@ -172,11 +177,13 @@ def resolve(target: str, names: frozenset[str]) -> str | None:
     return None
 
 
-def edges(modules: list[Module]) -> dict[str, set[str]]:
+def edges(modules: list[Module], typing: bool = True) -> dict[str, set[str]]:
+    """Who imports whom inside gtask; without `typing`, imports that only type checkers run are left out."""
     names = frozenset(module.name for module in modules)
     found: dict[str, set[str]] = {}
     for module in modules:
-        targets = {resolve(imported.name, names) for imported in module.imports if imported.top == "gtask"}
+        own = [one for one in module.imports if one.top == "gtask" and (typing or not one.typing)]
+        targets = {resolve(imported.name, names) for imported in own}
         found[module.name] = {target for target in targets if target is not None and target != module.name}
     return found
 
@@ -212,7 +219,7 @@ def neighbours_are_strangers(modules: list[Module]) -> Iterator[str]:
 
 def there_is_no_cycle(modules: list[Module]) -> Iterator[str]:
     try:
-        TopologicalSorter(edges(modules)).prepare()
+        TopologicalSorter(edges(modules, typing=False)).prepare()
     except CycleError as error:
         yield f"Import cycle (imports inside functions count): {' <- '.join(error.args[1])}."
 
@@ -370,6 +377,7 @@ OFFENCES: list[tuple[Rule, dict[str, str]]] = [
     (nobody_imports_a_higher_floor, {"gtask.app": "def f():\n    from gtask import App", "gtask.__init__": ""}),
     (neighbours_are_strangers, {"gtask.client.base": "from gtask.worker import x", "gtask.worker.__init__": "x = 1"}),
     (there_is_no_cycle, {"gtask.app": "from gtask import task", "gtask.task": "def f():\n    import gtask.app"}),
+    (nobody_imports_a_higher_floor, {"gtask.states": "if TYPE_CHECKING:\n    import gtask.app", "gtask.app": ""}),
     (there_is_no_cycle, {"gtask.app": "from .task import Task", "gtask.task": "from .app import App"}),
     (pure_modules_stay_pure, {"gtask.protocol.codec": "import time"}),
     (pure_modules_stay_pure, {"gtask.server.engine": "def f():\n    from os import urandom"}),
