@@ -32,6 +32,11 @@ class Form(StrEnum):
     TEXT = "text"
     RAW = "raw"
 
+    @property
+    def is_envelope(self) -> bool:
+        """Whether it is an envelope, with an id and headers, in msgpack or in JSON."""
+        return self is Form.ENVELOPE or self is Form.JSON_ENVELOPE
+
 
 class HasForm(Protocol):
     """A message, or whatever else knows the form it came in."""

@@ -34,6 +34,9 @@ MESSAGE_VERSION: Final = 1
 MESSAGE_DEPTH: Final = MAX_DEPTH + 32
 """Containers inside each other in a message: those of a value, and those around it in the step of a chain."""
 
+CARRIERS: Final = frozenset({"gtask.call"})
+"""Functions of gtask whose jobs are messages for other functions; there the header ``task`` names the task."""
+
 MAX_TASK_ID: Final = 55
 """Characters of a task id: what follows it in a wire unique fits into the 63 bytes that a unique may have."""
 
@@ -53,7 +56,7 @@ class Headers(TypedDict, total=False):
     parent: str  # the id of the task that called this one
     group: str  # the id of the group it belongs to
     chord: Any  # where its outcome is to be counted
-    chain: list[Any]  # the steps that follow, the next one LAST, each as SignatureData.to_plain() gives it
+    chain: list[Any]  # the steps that follow, the next one LAST, each as SignatureData.to_list() gives it
     link: list[Any]  # signatures to call with the result
     link_error: list[Any]  # signatures to call with the failure
     time_limit: float
@@ -137,6 +140,7 @@ def parse_wire_unique(function: str, unique: str) -> WireUnique:
 
 _TASK_ID: Final = re.compile(rf"[A-Za-z0-9_.:\-]{{1,{MAX_TASK_ID}}}")
 _FOREIGN_ID: Final = re.compile(r"[!-~]{1,63}")
+_TEXT_ONLY: Final = frozenset({str})
 _UNIQUE: Final = re.compile(r"([0-9a-f]{32})(?:([0-9a-f]{2}|[0-9a-f]{6})(d0)?)?")
 
 
@@ -159,24 +163,17 @@ class SignatureData:
     id: str = ""
     codec: str | None = None
 
-    def to_plain(self) -> list[Any]:
+    def to_list(self) -> list[Any]:
         """The list that stands for it in headers."""
         return [self.task, list(self.args), self.kwargs, self.options, self.immutable, self.id, self.codec]
 
     @classmethod
-    def from_plain(cls, data: Any) -> SignatureData:
+    def from_list(cls, data: Any) -> SignatureData:
         """The signature behind such a list; raises `DecodeError` where it is none."""
         match data:
-            case [
-                str(task),
-                list() as args,
-                dict() as kwargs,
-                dict() as options,
-                bool(immutable),
-                str(id),
-                None | str() as codec,
-            ] if all(type(key) is str for key in (*kwargs, *options)):
-                return cls(task, tuple(args), kwargs, options, immutable, id, codec)
+            case [str(task), list(args), dict(kwargs), dict(options), bool(immutable), str(id), None | str() as codec]:
+                if _TEXT_ONLY.issuperset(map(type, (*kwargs, *options))):
+                    return cls(task, tuple(args), kwargs, options, immutable, id, codec)
         raise DecodeError("A step of a chain is no signature as gtask sends it; see SignatureData in gtask/message.py.")
 
 
@@ -254,16 +251,16 @@ def _open(function: str, data: Any, form: Form, fallback_id: str) -> Message:
     version = data.get("gtask")
     if type(version) is not int or version != MESSAGE_VERSION:
         raise DecodeError(
-            f"The envelope has version {version!r:.50}, and version {MESSAGE_VERSION} is read here; update the older side."
+            f"The envelope has version {version!r:.50}, but version {MESSAGE_VERSION} is read; update the older side."
         )
     id = data.get("id") or parse_wire_unique(function, fallback_id).id
-    args, kwargs, headers = (data.get(name) for name in ("args", "kwargs", "headers"))
+    args, kwargs, headers = data.get("args"), data.get("kwargs"), data.get("headers")
     if not isinstance(id, str) or (id and not _FOREIGN_ID.fullmatch(id)):
         raise DecodeError(f"The envelope's id is {id!r:.100}; it is 1 to 63 printable characters without spaces.")
     if args is not None and not isinstance(args, list | tuple):
         raise DecodeError(f"The envelope's args are a {type(args).__name__}; they are an array.")
     for name, value in (("kwargs", kwargs), ("headers", headers)):
-        if value is not None and (not isinstance(value, dict) or not all(type(key) is str for key in value)):
+        if value is not None and (not isinstance(value, dict) or not _TEXT_ONLY.issuperset(map(type, value))):
             raise DecodeError(f"The envelope's {name} are no map from text to values.")
     headers = headers or {}
     for name, value in headers.items():
@@ -271,9 +268,9 @@ def _open(function: str, data: Any, form: Form, fallback_id: str) -> Message:
         if found is not None and not found[0](value):
             raise DecodeError(f"The header {name!r} is {value!r:.100}; it is {found[1]}.")
     task = headers.get("task", function)
-    if task != function:
+    if task != function and function not in CARRIERS:
         raise DecodeError(f"This message is for the task {task!r:.250}, not for {function!r}; it is not run.")
-    return Message(id, function, tuple(args or ()), kwargs or {}, headers, form)
+    return Message(id, task, tuple(args or ()), kwargs or {}, headers, form)
 
 
 def _is_time(value: Any) -> bool:
@@ -325,6 +322,7 @@ _CHECKS: Final[Mapping[str, _Check]] = {
 }
 
 __all__ = [
+    "CARRIERS",
     "MAX_TASK_ID",
     "MESSAGE_DEPTH",
     "MESSAGE_VERSION",

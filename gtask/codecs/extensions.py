@@ -47,8 +47,8 @@ INT, DECIMAL, UUID_, DATETIME, DATE, TIME, TIMEDELTA = range(4, 11)
 
 ADVICE: Final = "use plain values, datetime, Decimal, UUID, Enum, dataclasses or pydantic models."
 
-MARKS: Final = (b"\xc7\x00\x01", b"\xc7\x00\x02", b"\xc7\x00\x03")
-"""The bytes of the three marks, by which a decoder sees cheaply that there is none of them."""
+MARK: Final = b"\xc7\x00"
+"""The bytes that every mark starts with, by which a decoder sees cheaply that there is none."""
 
 _NATIVE: Final = frozenset({type(None), bool, int, float, str, bytes, bytearray, memoryview, list, dict, ExtType})
 _MICROSECOND: Final = timedelta(microseconds=1)

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgpack
 
 from gtask.codecs.annotations import convert
-from gtask.codecs.extensions import MARKS, Decoding, check_hashes, default, extension
+from gtask.codecs.extensions import MARK, Decoding, check_hashes, default, extension
 from gtask.codecs.limits import MAX_DEPTH, MAX_SIZE
 from gtask.codecs.paths import explain
 from gtask.errors import DecodeError, EncodeError
@@ -57,7 +57,7 @@ def _load(data: bytes, max_size: int, max_depth: int) -> Any:
         raise DecodeError(f"{len(data)} bytes are more than the {max_size} that are taken; nothing was decoded.")
     try:
         _check_structure(data, max_depth)
-        if any(mark in data for mark in MARKS):
+        if MARK in data:
             return _load_marked(data)
         try:
             return msgpack.unpackb(data, ext_hook=extension, timestamp=3, strict_map_key=True)
