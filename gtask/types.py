@@ -81,7 +81,8 @@ class Submission:
 
     `unique` may be empty only for foreground jobs (a fresh one is made then). `when` is the Unix time in seconds
     before which the job must not run (SUBMIT_JOB_EPOCH: background, normal priority). `reducer` makes it a reduce
-    job. Section 2 of the protocol reference.
+    job. `coalesce` says that others submit the same `unique` on purpose, to run once: such jobs go to one and the
+    same of several servers. Section 2 of the protocol reference.
     """
 
     function: str
@@ -91,6 +92,7 @@ class Submission:
     background: bool = True
     when: int | None = None
     reducer: str | None = None
+    coalesce: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,8 @@
-"""TODO"""
+"""Clients of job servers: jobs in, answers out, over sockets that are kept and made again."""
+
+from __future__ import annotations
+
+from gtask.client.base import Submitted
+from gtask.client.blocking import Client, ForegroundJob
+
+__all__ = ["Client", "ForegroundJob", "Submitted"]

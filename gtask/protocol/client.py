@@ -82,6 +82,10 @@ class ClientProtocol:
         state = "closed" if self.closed else "open"
         return f"<{type(self).__name__} {state}, {len(self._waiting)} unanswered, {len(self._jobs)} jobs open>"
 
+    def set_client_id(self, id: str) -> None:
+        """Names this connection in the answer to `workers`; blanks would break its columns and become ``_``."""
+        self._tell(encode_request(_T.SET_CLIENT_ID, "_".join(id.split()).encode()[:127]))
+
     # --- what this side asks for -----------------------------------------------------------------------------
 
     def submit(self, submission: Submission, tag: Any = None) -> Ticket:
@@ -113,11 +117,14 @@ class ClientProtocol:
         return self._request(encode_request(_T.GET_STATUS_UNIQUE, raw), Ticket(_T.STATUS_RES_UNIQUE, tag=tag))
 
     def _request(self, data: bytes, ticket: Ticket) -> Ticket:
+        self._tell(data)
+        self._waiting.append(ticket)
+        return ticket
+
+    def _tell(self, data: bytes) -> None:
         if self.closed:
             raise LocalProtocolError("This connection has ended; open a new one.")
         self._out.append(data)
-        self._waiting.append(ticket)
-        return ticket
 
     # --- bytes -----------------------------------------------------------------------------------------------
 

@@ -51,11 +51,7 @@ class WorkerProtocol(ClientProtocol):
         state = "closed" if self.closed else "asleep" if self.asleep else f"{self.outstanding} grabs"
         return f"<WorkerProtocol {state}, {len(self.functions)} functions, {len(self.held)} jobs held>"
 
-    # --- who this worker is ----------------------------------------------------------------------------------
-
-    def set_client_id(self, id: str) -> None:
-        """Names this connection in the answer to `workers`; blanks would break its columns and become ``_``."""
-        self._tell(encode_request(_T.SET_CLIENT_ID, "_".join(id.split()).encode()[:127]))
+    # --- what this worker offers -----------------------------------------------------------------------------
 
     def can_do(self, function: str) -> None:
         """Offers to run a function. A second offer of the same one is left out: it would count as a second worker."""
@@ -134,11 +130,6 @@ class WorkerProtocol(ClientProtocol):
         if handle not in self.held:
             raise LocalProtocolError(f"Job {handle.decode(errors='replace')} is not held by this connection.")
         self._tell(packet)
-
-    def _tell(self, packet: bytes) -> None:
-        if self.closed:
-            raise LocalProtocolError("This connection has ended; open a new one.")
-        self._out.append(packet)
 
     # --- what comes back -------------------------------------------------------------------------------------
 

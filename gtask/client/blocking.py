@@ -1,0 +1,361 @@
+"""The blocking client. It has no thread and no loop of its own: whoever waits reads for everyone.
+
+The first to wait on a connection becomes its reader; the others sleep until the reader has their answer, or leaves
+and one of them takes its place. One lock guards the client's state, and is never held while anything waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from random import Random
+from types import TracebackType
+from typing import Self, TypeVar
+
+from gtask.client import base, flows
+from gtask.client.base import Submitted
+from gtask.client.core import Core, Flow, Open, Pause
+from gtask.client.link import Link, Pending
+from gtask.errors import ConnectFailed, ConnectionLost, GtaskError, NetworkError, ServerError
+from gtask.protocol.codec import MAX_BODY
+from gtask.protocol.events import WorkData, WorkStatus, WorkWarning
+from gtask.transport.blocking import Connection, connect
+from gtask.transport.tls import TLS
+from gtask.types import JobStatus, Server, Submission
+
+__all__ = ["Client", "ForegroundJob"]
+
+T = TypeVar("T")
+
+_FLUSH_SLICE = 0.05
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+class Client:
+    """A client of one or several job servers, for any number of threads.
+
+    `servers` as `gtask.types.parse_servers` takes them. A server has `request_timeout` seconds for each answer, and
+    `connect_timeout` for each connection; a packet from it may have `max_body` bytes. `tls` says how `gearmans://`
+    addresses are protected. `client_id` names the connections in the servers' lists. `rng` draws the preferred server
+    and the jitter. Connections are made when they are needed, and made again when they are lost.
+
+    It may be shared by threads, and survives `os.fork()`: the child leaves its parent's connections alone and makes
+    its own. `close()` it, or use it in a `with` block. Design, sections 6 and 8.
+    """
+
+    def __init__(
+        self,
+        servers: str | Server | Iterable[str | Server] | None = None,
+        *,
+        request_timeout: float = base.REQUEST_TIMEOUT,
+        connect_timeout: float = base.CONNECT_TIMEOUT,
+        max_body: int = MAX_BODY,
+        tls: TLS | None = None,
+        client_id: str = "",
+        rng: Random | None = None,
+    ) -> None:
+        self._lock = threading.Lock()
+        self._gates: dict[Server, threading.Lock] = {}
+        self._closing = threading.Event()
+        self._core = Core(
+            servers,
+            wake=_wake,
+            release=_release,
+            request_timeout=request_timeout,
+            connect_timeout=connect_timeout,
+            max_body=max_body,
+            tls=tls,
+            client_id=client_id,
+            rng=rng,
+        )
+        _clients.add(self)
+
+    def __repr__(self) -> str:
+        with self._lock:
+            return self._core.describe(type(self).__name__)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        """The job servers of this client, in the order in which they were given."""
+        return self._core.servers
+
+    def close(self) -> None:
+        """Ends all connections, for good; calls under way in other threads raise `ConnectionLost`."""
+        self._closing.set()
+        with self._lock:
+            self._core.close()
+
+    # --- calls -----------------------------------------------------------------------------------------------
+
+    def submit(self, submission: Submission, timeout: float | None = None) -> Submitted:
+        """Hands a background job to a job server, and returns once the server has accepted it.
+
+        Without a unique it gets a fresh one. `timeout` is in seconds for all of it; without one, each server may take
+        its `request_timeout`. When an answer is lost the job is sent again under its unique, so it is there at least
+        once. Raises `QueueFull` or `ServerError` when it is refused, `ConnectFailed` when no server can be reached,
+        `ConnectionLost` or `RequestTimeout` when it is unknown whether a server has it, and `LocalProtocolError` when
+        it cannot be sent.
+        """
+        return self._run(flows.submit(self._core, submission, timeout))
+
+    def submit_many(
+        self, submissions: Iterable[Submission], timeout: float | None = None
+    ) -> list[Submitted | ServerError]:
+        """Hands many background jobs over, a thousand (or 4 MiB) under way at once; results are in their order.
+
+        A job that is refused has its `ServerError` in place of its result. `timeout` (seconds) and what is raised are
+        as for `submit`; after an error an unknown part of the jobs has been accepted.
+        """
+        return self._run(flows.submit_many(self._core, submissions, timeout))
+
+    def call(
+        self,
+        submission: Submission,
+        timeout: float | None = None,
+        on_event: Callable[[WorkData | WorkWarning | WorkStatus], None] | None = None,
+    ) -> bytes:
+        """Runs a foreground job and returns its result.
+
+        `on_event` is called, in this thread, with what the job sends while it runs. `timeout` is in seconds for all of
+        it, None waits for the job as long as it takes. Each attempt has a fresh unique. When its connection is lost
+        the job is submitted again, and events may repeat; without a `timeout` that goes on for at most
+        `gtask.client.base.RECONNECT_FOR` seconds without any server. Raises `JobFailed`, `JobException`,
+        `ResultTimeout` (accepted, but not finished in time), and what `submit` raises.
+        """
+        with self.open(submission, timeout, listen=on_event is not None) as job:
+            if on_event is not None:
+                for event in job:
+                    on_event(event)
+            return job.result()
+
+    def open(self, submission: Submission, timeout: float | None = None, *, listen: bool = True) -> ForegroundJob:
+        """Sends a foreground job and returns at once; several may run at a time over one connection.
+
+        `timeout` (seconds) holds for the whole job; see `call`. With `listen` its events are kept until they are read
+        by iterating over it, `max_body` bytes at most. Raises `ConnectFailed` when no server can be reached; a refusal
+        is raised by the job.
+        """
+        job = flows.Foreground(self._core, submission, timeout, listen)
+        self._run(job.start())
+        return ForegroundJob(self, job)
+
+    def call_many(self, submissions: Iterable[Submission], timeout: float | None = None) -> list[bytes | GtaskError]:
+        """Runs foreground jobs side by side, a thousand at once, and returns their results in order.
+
+        A job that failed has its exception in place of its result. `timeout` is in seconds for all of them together.
+        Raises `ConnectFailed` when no server can be reached, and `LocalProtocolError` for a job that cannot be sent.
+        """
+        return self._run(flows.call_many(self._core, submissions, timeout))
+
+    def status(self, unique: str, timeout: float | None = None) -> JobStatus:
+        """Asks all job servers that can be reached how the job with this unique is; see `statuses`."""
+        return self.statuses([unique], timeout)[0]
+
+    def statuses(self, uniques: Iterable[str], timeout: float | None = None) -> list[JobStatus]:
+        """Asks all job servers that can be reached how the jobs with these uniques are, in few packets.
+
+        Where several know one, the one that runs it is believed. `timeout` is in seconds for all of it. Raises
+        `ConnectFailed` when no server answers.
+        """
+        return self._run(flows.statuses(self._core, list(uniques), timeout))
+
+    def echo(self, data: bytes = b"gtask", server: Server | None = None, timeout: float | None = None) -> bytes:
+        """Asks a job server (None: the preferred one) for `data` back, as a sign of life; `timeout` in seconds."""
+        return self._run(flows.echo(self._core, data, server, timeout))
+
+    # --- waiting ---------------------------------------------------------------------------------------------
+
+    def _run(self, flow: Flow[T]) -> T:
+        value: Link | None = None
+        error: NetworkError | None = None
+        lock = self._lock
+        try:
+            while True:
+                with lock:
+                    step = flow.send(value) if error is None else flow.throw(error)
+                value = error = None
+                try:
+                    if isinstance(step, Pending):
+                        self._wait(step)
+                    elif isinstance(step, Open):
+                        value = self._open(step)
+                    else:
+                        self._pause(step)
+                except NetworkError as failure:
+                    error = failure
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            with lock:
+                flow.close()
+
+    def _wait(self, pending: Pending) -> None:
+        """Waits until there is news for `pending`, or its deadline; reads for all while nobody else does."""
+        link = pending.link
+        stream = link.stream
+        assert isinstance(stream, Connection)
+        leading = flushing = False
+        try:
+            while True:
+                with self._lock:
+                    if leading:
+                        self._core.receive(link)
+                    if link.unsent and (leading or flushing):
+                        self._core.flush(link)
+                    deadline = pending.deadline()
+                    if pending.ready or link.error is not None or deadline <= time.monotonic():
+                        return
+                    limit = None if deadline == base.INF else deadline
+                    signal: threading.Lock | None = None
+                    if leading or not link.reading:
+                        leading = link.reading = True
+                    elif link.unsent and (flushing or not link.writing):
+                        flushing = link.writing = True
+                    else:
+                        if flushing:
+                            flushing = link.writing = False
+                        signal = threading.Lock()
+                        signal.acquire()
+                        link.followers[pending] = signal
+                    unsent = bool(link.unsent)
+                if signal is not None:
+                    signal.acquire(timeout=-1 if limit is None else max(0.0, limit - time.monotonic()))
+                elif leading and not unsent:
+                    stream.wait_readable(limit)
+                else:
+                    # A flusher looks up now and then: the reader may have left, and it is to read as well.
+                    soon = time.monotonic() + _FLUSH_SLICE
+                    stream.wait(limit if leading else min(limit or soon, soon), reading=leading, writing=True)
+        finally:
+            with self._lock:
+                if leading:
+                    link.reading = False
+                if flushing:
+                    link.writing = False
+                link.followers.pop(pending, None)
+                if link.error is not None:
+                    _release(link)
+                elif not link.reading and link.followers:
+                    _wake([next(iter(link.followers))])
+
+    def _open(self, step: Open) -> Link:
+        """Connects, or waits until another thread has connected to the same server."""
+        server, started = step.server, time.monotonic()
+        with self._lock:
+            gate = self._gates.setdefault(server, threading.Lock())
+        if not gate.acquire(timeout=step.timeout):
+            raise ConnectFailed(
+                f"{server} could not be reached: another thread has been trying for {step.timeout:.3g} s."
+            )
+        try:
+            with self._lock:
+                link = self._core.links.get(server)
+                failure = self._core.router.failure_since(server, started)
+            if link is not None and link.usable:
+                return link
+            if failure is not None:
+                raise ConnectFailed(str(failure)) from failure
+            stream = connect(server, step.timeout, self._core.tls)
+            with self._lock:
+                return self._core.opened(server, stream)
+        finally:
+            gate.release()
+
+    def _pause(self, step: Pause) -> None:
+        self._closing.wait(step.seconds)
+
+    def _forked(self) -> None:
+        """In a forked child: lets go of everything inherited. Closing a descriptor does not end the connection."""
+        self._lock = threading.Lock()
+        self._gates = {}
+        if not self._core.closed:
+            self._closing = threading.Event()
+        for link in self._core.inherited():
+            link.reading = link.writing = False
+            link.followers.clear()
+            with contextlib.suppress(Exception):  # another thread of the parent may have been at work on it
+                link.end(ConnectionLost(f"The connection to {link.server} stayed with the parent process."))
+            link.stream.close()
+
+
+class ForegroundJob:
+    """A foreground job under way, made by `Client.open`; iterating over it gives its events as they come.
+
+    Leave its `with` block, or `close` it, when its result is not wanted any more: it goes on, and its connection stays
+    in use. One thread at a time may use it.
+    """
+
+    def __init__(self, client: Client, job: flows.Foreground) -> None:
+        self._client = client
+        self._job = job
+
+    def __repr__(self) -> str:
+        return repr(self._job)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[WorkData | WorkWarning | WorkStatus]:
+        """Gives what the job sends, until it has ended; raises as `result` does when the job's time is up."""
+        while (event := self._client._run(self._job.advance(None, listening=True))) is not None:
+            yield event
+
+    @property
+    def handle(self) -> str:
+        """The job's handle on the server it is on now; "" while that is not known."""
+        return self._job.handle
+
+    def result(self, timeout: float | None = None) -> bytes:
+        """Waits for the end and returns the result; events that were not read are dropped.
+
+        After `timeout` seconds it raises `ResultTimeout`, and may be called again. Raises as `Client.call` does.
+        """
+        self._client._run(self._job.advance(timeout, listening=False))
+        return self._job.result()
+
+    def close(self) -> None:
+        """Stops waiting for it."""
+        with self._client._lock:
+            self._job.close()
+
+
+def _wake(news: Iterable[Pending]) -> None:
+    for pending in news:
+        signal = pending.link.followers.pop(pending, None)
+        if signal is not None:
+            signal.release()
+
+
+def _release(link: Link) -> None:
+    # Somebody may be waiting for the descriptor: it is woken, and frees it when it leaves.
+    if link.busy:
+        link.stream.shutdown()
+    else:
+        link.stream.close()
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,303 @@
+"""What both clients share: connections, and the way of a call from server to server until one has answered.
+
+A call is a generator, its flow. It runs whenever it can without waiting, and yields what it must wait for: a `Pending`
+(an answer), an `Open` (a connection) or a `Pause`. `gtask.client.blocking` and `gtask.client.aio` do the waiting and
+resume it; an error of the wait is thrown into it. The calls themselves are in `gtask.client.flows`. Design, section 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from random import Random
+from time import monotonic
+from typing import Any, TypeVar
+
+from gtask.client import base
+from gtask.client.base import INF, Router
+from gtask.client.link import MAX_ABANDONED, Link, Pending
+from gtask.errors import (
+    ConfigurationError,
+    ConnectFailed,
+    ConnectionLost,
+    LocalProtocolError,
+    NetworkError,
+    ProtocolError,
+    RemoteProtocolError,
+    RequestTimeout,
+)
+from gtask.protocol.codec import MAX_BODY
+from gtask.transport.stream import Connection
+from gtask.transport.tls import TLS
+from gtask.types import Server, parse_servers
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Wait for a connection to `server`, `timeout` seconds at most; the flow gets its `Link`."""
+
+    server: Server
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait `seconds`."""
+
+    seconds: float
+
+
+T = TypeVar("T")
+Flow = Generator[Pending | Open | Pause, Any, T]
+
+
+class Trip:
+    """One call's way over the servers: when it must end, and what went wrong on the way.
+
+    `uncertain` is true once something was sent whose answer was lost: from then on the call does not fail because no
+    server is there at the moment, but goes on looking until `give_up_at`: its own `limit`, or `window` seconds after
+    the loss when it has none.
+    """
+
+    __slots__ = ("excluded", "give_up_at", "key", "limit", "losses", "pauses", "uncertain", "window")
+
+    def __init__(self, limit: float, key: str | None, window: float) -> None:
+        self.limit = limit
+        self.key = key
+        self.window = window
+        self.losses = 0
+        self.pauses = 0
+        self.uncertain = False
+        self.give_up_at = limit
+        self.excluded: dict[Server, NetworkError | ProtocolError] = {}
+
+    def calm(self) -> None:
+        """Says that all went well again."""
+        self.uncertain = False
+        self.give_up_at = self.limit
+        self.pauses = 0
+
+
+class Core:
+    """The state of a client and the flows of its calls.
+
+    `wake` is told whose news it is; `release` is told of each link that has ended, to close it when nobody uses its
+    descriptor. Both are the face's. `monotonic` times throughout.
+    """
+
+    def __init__(
+        self,
+        servers: str | Server | Iterable[str | Server] | None,
+        *,
+        wake: Callable[[Iterable[Pending]], None],
+        release: Callable[[Link], None],
+        request_timeout: float = base.REQUEST_TIMEOUT,
+        connect_timeout: float = base.CONNECT_TIMEOUT,
+        max_body: int = MAX_BODY,
+        tls: TLS | None = None,
+        client_id: str = "",
+        rng: Random | None = None,
+    ) -> None:
+        self.servers = parse_servers(servers)
+        if tls is not None and not any(server.tls for server in self.servers):
+            raise ConfigurationError(f"tls= is given, but {self.servers[0]} is plain text; write gearmans:// for TLS.")
+        self.request_timeout = request_timeout
+        self.connect_timeout = connect_timeout
+        self.max_body = max_body
+        self.tls = tls
+        self.client_id = client_id
+        self.router = Router(self.servers, rng)
+        self.links: dict[Server, Link] = {}
+        self.retired: set[Link] = set()
+        self.closed = False
+        self._wake = wake
+        self._release = release
+
+    def describe(self, name: str) -> str:
+        """The client in a few words, for its repr."""
+        jobs = sum(link.live for link in [*self.links.values(), *self.retired])
+        connected = sum(link.error is None for link in self.links.values())
+        what = "closed" if self.closed else f"{connected} connected, {jobs} jobs open"
+        return f"<{name} {len(self.servers)} server{'s' * (len(self.servers) != 1)}, {what}>"
+
+    # --- connections -----------------------------------------------------------------------------------------
+
+    def opened(self, server: Server, stream: Connection) -> Link:
+        """Takes a new connection; raises `LocalProtocolError` when the client was closed meanwhile."""
+        if self.closed:
+            stream.close()
+            raise self._closed()
+        self.router.worked(server)
+        link = self.links[server] = Link(server, stream, self.max_body, self.client_id, monotonic())
+        return link
+
+    def end(self, link: Link, error: NetworkError | ProtocolError) -> None:
+        """Ends a connection; whoever waits on it is told."""
+        self._wake(link.end(error))
+        self._forget(link)
+
+    def _forget(self, link: Link) -> None:
+        if self.links.get(link.server) is link:
+            del self.links[link.server]
+        self.retired.discard(link)
+        self._release(link)
+
+    def receive(self, link: Link) -> bool:
+        """Takes what has come over a connection, and tells whom it concerns; says whether there was anything."""
+        if link.error is not None:
+            return False
+        try:
+            news = link.receive(monotonic())
+        except NetworkError as error:
+            self.end(link, error)
+            return False
+        except BaseException:
+            # Interrupted half-way (a signal's exception): what was read may be lost, so the conversation is over.
+            self.end(link, ConnectionLost(f"The connection to {link.server} was given up by an interrupted call."))
+            raise
+        if news is None:
+            return False
+        self._wake(news)
+        if link.error is not None:
+            self._forget(link)
+        return True
+
+    def flush(self, link: Link) -> None:
+        """Sends what is in line on a connection, as far as it goes."""
+        try:
+            link.flush()
+        except NetworkError as error:
+            # The answers to earlier requests may have come before the connection broke.
+            while self.receive(link):
+                pass
+            self.end(link, error)
+
+    def inherited(self) -> list[Link]:
+        """In a forked child: forgets all connections and returns them; those of the parent are none of ours."""
+        links = [*self.links.values(), *self.retired]
+        self.links.clear()
+        self.retired.clear()
+        return links
+
+    def close(self) -> None:
+        """Ends everything, for good."""
+        self.closed = True
+        for link in [*self.links.values(), *self.retired]:
+            self.end(link, ConnectionLost("This client was closed."))
+
+    def _closed(self) -> LocalProtocolError:
+        return LocalProtocolError("This client is closed; make a new one.")
+
+    def leave(self, pending: Pending) -> None:
+        """The caller waits no more, whatever the reason."""
+        link = pending.link
+        link.live -= 1
+        pending.give_up()
+        if link.retired and link.live <= 0:
+            self.end(link, ConnectionLost("This connection has served its time."))
+        elif link.abandoned >= MAX_ABANDONED and not link.retired:
+            link.retired = True
+            if self.links.get(link.server) is link:
+                del self.links[link.server]
+            if link.live <= 0:
+                self.end(link, ConnectionLost("This connection has served its time."))
+            else:
+                self.retired.add(link)
+
+    def reach(self, trip: Trip) -> Flow[Link]:
+        """Finds a connection for a call, makes one if need be, and goes from server to server until one works."""
+        while True:
+            if self.closed:
+                raise self._closed()
+            reasons: dict[Server, NetworkError] = {}
+            for server in self.router.order(trip.key, monotonic()):
+                if server in trip.excluded:
+                    continue
+                try:
+                    return (yield from self.reach_server(server, trip.give_up_at))
+                except NetworkError as error:
+                    reasons[server] = error
+            pause = self.router.pause(trip.pauses)
+            if not reasons or not trip.uncertain or monotonic() + pause >= trip.give_up_at:
+                silent = {server: error for server, error in trip.excluded.items() if isinstance(error, NetworkError)}
+                raise base.no_server(silent | reasons, self.servers)
+            trip.pauses += 1
+            yield Pause(pause)
+
+    def reach_server(self, server: Server, limit: float) -> Flow[Link]:
+        link = self.links.get(server)
+        now = monotonic()
+        if link is not None and not link.busy and now - link.used > 1.0:
+            # Idle for a while: a connection that has ended meanwhile is noticed before a job is entrusted to it.
+            link.used = now
+            self.receive(link)
+        if link is not None and link.usable:
+            return link
+        patience = self.router.patience(server, now, limit - now, self.connect_timeout)
+        try:
+            found: Link = yield Open(server, patience)
+        except NetworkError as error:
+            self.router.failed(server, monotonic(), error)
+            raise
+        return found
+
+    def lost(self, trip: Trip, link: Link, answered: bool = False) -> Flow[None]:
+        """After a connection was lost with something of this call on it: whether, and when, to try again.
+
+        `answered` says that all was well before: the job had been accepted, and ran or waited.
+        """
+        error = link.error or link.stream.lost()
+        now = monotonic()
+        trip.losses += 1
+        if self.closed:
+            raise error
+        if answered or not trip.uncertain:
+            trip.give_up_at = trip.limit if trip.limit < INF else now + trip.window
+            trip.pauses = 0
+        trip.uncertain = True
+        if isinstance(error, RemoteProtocolError):
+            # Whoever speaks like that is no job server; this call does not ask it again.
+            trip.excluded[link.server] = error
+            self.router.failed(link.server, now, ConnectFailed(str(error)))
+        if trip.losses >= base.MAX_LOSSES or now >= trip.give_up_at or len(trip.excluded) == len(self.servers):
+            raise error
+        if trip.losses > 1 and not isinstance(error, RemoteProtocolError):
+            # Once may be an old connection; again, and the others come first.
+            self.router.failed(link.server, now, ConnectFailed(str(error)))
+            trip.pauses += 1
+            yield Pause(min(self.router.pause(trip.pauses), trip.give_up_at - now))
+
+    def unanswered(self, pending: Pending) -> RequestTimeout:
+        """After a request was not answered in time: makes the error, and ends the connection.
+
+        A connection on which others wait is kept while they may still be answered.
+        """
+        link, now = pending.link, monotonic()
+        error = RequestTimeout(f"{link.server} did not answer within {now - pending.since:.3g} s.")
+        self.router.failed(link.server, now, error)
+        if not link.live or link.unsent or now >= pending.since + self.request_timeout:
+            self.end(link, error)
+        return error
+
+    def silent(self, trip: Trip, pending: Pending) -> None:
+        """After a request was not answered in time: raises, unless another server may be asked in the time left."""
+        error = self.unanswered(pending)
+        trip.excluded[pending.link.server] = error
+        trip.uncertain = True
+        if monotonic() >= trip.limit or len(trip.excluded) == len(self.servers):
+            raise error
+
+    def trip(self, key: str | None, timeout: float | None, window: float | None = None) -> Trip:
+        """Starts the way of a call that may take `timeout` seconds; `key` is the unique if it coalesces."""
+        limit = INF if timeout is None else monotonic() + timeout
+        return Trip(limit, key, self.request_timeout if window is None else window)
+
+    def answer(self, pending: Pending) -> Flow[None]:
+        """Sends what is in line, and waits until this is done or its time is up."""
+        pending.link.live += 1
+        try:
+            self.flush(pending.link)
+            if not pending.done:
+                yield pending
+        finally:
+            self.leave(pending)
