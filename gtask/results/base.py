@@ -53,7 +53,7 @@ class ResultStore(ABC):
     def forget(self, ids: Collection[str]) -> None:
         """Drops the records of these ids; ids nobody knows are no error."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - a store that holds nothing has nothing to do
         """Gives back connections and files; the store opens them again when it is used again."""
 
     def carry(self, record: Record, ttl: float) -> Carriage | None:

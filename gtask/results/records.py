@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from gtask.answers import error_from_plain, error_to_plain
 from gtask.codecs import MAX_DEPTH, convert, pack, unpack
+from gtask.codecs.wording import glimpse
 from gtask.errors import DecodeError, EncodeError
 from gtask.states import Outcome, Record, State
 
@@ -48,11 +49,11 @@ def record_to_outcome(record: Record, annotation: Any = Any) -> Outcome:
     for name, check in _CHECKS.items():
         if name in body:
             if not check(body[name]):
-                raise DecodeError(f"The record of {record.id!r} has {body[name]!r:.100} for {name!r}; it is damaged.")
+                raise DecodeError(f"The record of {record.id!r} has {glimpse(body[name])} for {name!r}; it is damaged.")
             setattr(outcome, name, body[name])
     children = body.get("children", ())
     if not isinstance(children, list | tuple) or not all(isinstance(child, str) for child in children):
-        raise DecodeError(f"The record of {record.id!r} has {children!r:.100} for 'children'; it is damaged.")
+        raise DecodeError(f"The record of {record.id!r} has {glimpse(children)} for 'children'; it is damaged.")
     outcome.children = tuple(children)
     if body.get("error") is not None:
         outcome.error = error_from_plain(body["error"])

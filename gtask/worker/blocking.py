@@ -225,7 +225,7 @@ class BlockingDriver:
             if not self.core.received(link, data, now):
                 self._drop(link, now)
                 return
-            if len(data) < 65536 and not connection.pending:
+            if len(data) < 65536:
                 return
 
     def _send_all(self) -> None:

@@ -26,7 +26,7 @@ from gtask.protocol.codec import MAX_BODY
 from gtask.types import Server, Submission
 from gtask.worker.endings import Endings
 from gtask.worker.job import Ending, Job
-from gtask.worker.link import MAX_WINDOW, Link
+from gtask.worker.link import MAX_WINDOW, Lane, Link
 from gtask.worker.load import Load
 
 log = logging.getLogger("gtask.worker")
@@ -57,7 +57,8 @@ class CoreOptions:
 class WorkerCore:
     """Everything a worker decides, for all of its job servers at once.
 
-    `random` returns a float in [0, 1), `new_unique` a fresh unique for a job that carries results.
+    `random` returns a float in [0, 1), `new_unique` a fresh unique for a job that carries results. With `lanes` each
+    job server is connected once for each of them; else once, for all functions.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class WorkerCore:
         options: CoreOptions,
         random: Callable[[], float],
         new_unique: Callable[[], str],
+        lanes: Sequence[Lane] = (),
     ) -> None:
-        self.links = [Link(server, random) for server in servers]
+        lanes = lanes or (Lane(tuple(functions)),)
+        self.links = [Link(server, random, lane) for server in servers for lane in lanes]
         self.functions = list(functions)
         self.options = options
         self.backlog: deque[Job] = deque()
@@ -113,7 +116,7 @@ class WorkerCore:
             protocol.set_client_id(self.options.client_id)
         if self.options.exceptions:
             protocol.option()
-        link.opened(protocol, self.functions, now)
+        link.opened(protocol, now)
         link.plan_poll(now, self.options.poll_interval)
 
     def closed(self, link: Link, now: float) -> None:
@@ -256,7 +259,7 @@ class WorkerCore:
                 if protocol.outstanding:
                     continue
                 link.next_turn()
-            asked = min(wanted, link.window - protocol.outstanding)
+            asked = min(wanted, link.room)
             if asked > 0:
                 protocol.grab(asked)
                 wanted -= asked

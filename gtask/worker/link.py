@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from gtask.protocol import WorkerProtocol
 from gtask.types import Server
@@ -21,11 +21,22 @@ MAX_BACKOFF: Final = 15.0
 """Seconds between two attempts to connect; each wait is drawn from the upper half of its span."""
 
 
+class Lane(NamedTuple):
+    """What one of a worker's connections to a job server is for: these functions, and `most` of their jobs at once.
+
+    Functions that must not wait for each other have lanes of their own; None is no bound but the slots.
+    """
+
+    functions: tuple[str, ...]
+    most: int | None = None
+
+
 class Link:
     """What a worker knows of one job server; a new conversation is held over each new connection."""
 
-    def __init__(self, server: Server, random: Callable[[], float]) -> None:
+    def __init__(self, server: Server, random: Callable[[], float], lane: Lane) -> None:
         self.server = server
+        self.lane = lane
         self.protocol: WorkerProtocol | None = None
         self.connecting = False
         self.connect_at = 0.0
@@ -43,7 +54,7 @@ class Link:
     def __repr__(self) -> str:
         return f"<Link {self.server} {self.protocol or 'not connected'}>"
 
-    def opened(self, protocol: WorkerProtocol, functions: Sequence[str], now: float) -> None:
+    def opened(self, protocol: WorkerProtocol, now: float) -> None:
         """Starts a conversation over a fresh connection: offers every function anew."""
         self.protocol = protocol
         self.connecting = False
@@ -53,8 +64,8 @@ class Link:
         self.batches.clear()
         self.batches_under_way.clear()
         self._turn = ("", 0)
-        self._order = deque(functions)
-        for function in functions:
+        self._order = deque(self.lane.functions)
+        for function in self.lane.functions:
             protocol.can_do(function)
 
     def closed(self, now: float) -> None:
@@ -68,6 +79,15 @@ class Link:
     def plan_poll(self, now: float, interval: float) -> None:
         """Sets the time of the next grab on suspicion, jittered so that a fleet does not ask all at once."""
         self.poll_at = now + interval * (0.75 + self._random() / 2)
+
+    @property
+    def room(self) -> int:
+        """How many more jobs may be asked for over this connection at once."""
+        assert self.protocol is not None
+        room = self.window - self.protocol.outstanding
+        if self.lane.most is not None:
+            room = min(room, self.lane.most - len(self.protocol.held) - self.protocol.outstanding)
+        return room
 
     def count_turn(self, function: str) -> None:
         """Notes which function a job came from."""
