@@ -1,0 +1,273 @@
+"""The store in a SQLite file: the contract, many processes, forks, and files that are none."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gtask.errors import ConfigurationError, ResultError
+from gtask.results import sqlite
+from gtask.results.base import ResultStore
+from gtask.results.sqlite import SqliteStore
+from gtask.states import Record, State
+from gtask.testing.contracts import PATIENCE, TTL, ResultStoreContract, new_id, wait_for_all
+from gtask.testing.programs import wait_until
+
+# Python 3.12 and later warn of any fork in a process with threads; that is what is tested here.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "results.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteStore]:
+    store = SqliteStore(path)
+    yield store
+    store.close()
+
+
+class TestSqliteStore(ResultStoreContract):
+    @pytest.fixture
+    def store(self, path: Path) -> Iterator[ResultStore]:
+        store = SqliteStore(path)
+        yield store
+        store.close()
+
+
+class TestTwoSqliteStores(ResultStoreContract):
+    """One object puts, another one reads, as worker and caller do."""
+
+    @pytest.fixture
+    def store(self, path: Path) -> Iterator[ResultStore]:
+        reader, writer = SqliteStore(path), SqliteStore(path)
+        reader.put = writer.put  # type: ignore[method-assign]
+        yield reader
+        reader.close()
+        writer.close()
+
+
+# --- processes -------------------------------------------------------------------------------------------------
+
+
+def put_some(path: str, ids: list[str], body: bytes) -> None:
+    store = SqliteStore(path)
+    for id in ids:
+        store.put([Record(id, State.STARTED)], TTL)
+        store.put([Record(id, State.SUCCESS, body)], TTL)
+    store.close()
+
+
+def test_many_processes_write_one_new_file(path: Path) -> None:
+    """All of them make the file at once; each result is one of theirs, whole."""
+    ids = [new_id() for _ in range(50)]
+    processes = [SPAWN.Process(target=put_some, args=(str(path), ids, b"%d" % number)) for number in range(4)]
+    for process in processes:
+        process.start()
+    store = SqliteStore(path)
+    found = wait_for_all(store, ids)
+    for process in processes:
+        process.join(PATIENCE)
+        assert process.exitcode == 0
+        process.close()
+    assert {record.body for record in found.values()} <= {b"0", b"1", b"2", b"3"}
+    assert store.get(ids) == found
+    store.close()
+
+
+def in_child(work: object) -> None:
+    """Forks, runs `work` in the child, and fails when it failed there."""
+    assert callable(work)
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_fork_in_the_middle(store: SqliteStore) -> None:
+    """Parent and child go on with connections of their own, and see each other's records."""
+    before, inside, after = (Record(new_id(), State.SUCCESS, b"%d" % number) for number in range(3))
+    store.put([before], TTL)
+
+    def work() -> None:
+        assert store.get([before.id]) == {before.id: before}
+        store.put([inside], TTL)
+
+    in_child(work)
+    store.put([after], TTL)
+    assert store.get([before.id, inside.id, after.id]).keys() == {before.id, inside.id, after.id}
+
+
+def test_a_fork_while_another_thread_waits_and_writes(store: SqliteStore) -> None:
+    """The fork waits for the write that is under way; the child has locks of its own."""
+    stop = threading.Event()
+    last = Record(new_id(), State.SUCCESS, b"last")
+    found: list[dict[str, Record]] = []
+
+    def write() -> None:
+        while not stop.is_set():
+            store.put([Record(new_id(), State.SUCCESS, b"x")], TTL)
+
+    threads = [
+        threading.Thread(target=write),
+        threading.Thread(target=lambda: found.append(store.wait([last.id], PATIENCE))),
+    ]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        in_child(lambda: store.put([Record(new_id(), State.SUCCESS, b"y")], TTL))
+    stop.set()
+    store.put([last], TTL)
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert found == [{last.id: last}]
+    assert store.get([last.id])
+
+
+def test_a_fork_past_the_hooks(store: SqliteStore) -> None:
+    """Some web servers fork without telling Python: the child leaves the parent's connection alone."""
+    record = Record(new_id(), State.SUCCESS, b"kept")
+    store.put([record], TTL)
+    inherited = store._db
+    assert inherited is not None
+    store._pid = -1
+    assert store.get([record.id]) == {record.id: record}
+    assert store._db is not inherited
+    assert sqlite._inherited.pop() is inherited
+    inherited.close()
+
+
+# --- the file --------------------------------------------------------------------------------------------------
+
+
+def test_relative_paths_are_those_of_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that changes the folder does not move the results."""
+    monkeypatch.chdir(tmp_path)
+    store = SqliteStore("here.db")
+    monkeypatch.chdir("/")
+    store.put([Record("a", State.SUCCESS)], TTL)
+    store.close()
+    assert (tmp_path / "here.db").exists()
+
+
+def test_expired_records_leave_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bounded number at once, while other records are put."""
+    monkeypatch.setattr(sqlite, "SWEEP", 10)
+    store = SqliteStore(path)
+    store.put([Record(new_id(), State.SUCCESS) for _ in range(95)], 0.0)
+
+    def rows() -> int:
+        with store._use() as db:
+            number: int = db.execute("SELECT count(*) FROM results").fetchone()[0]
+            return number
+
+    before = rows()
+    assert 80 <= before <= 95
+    store._sweep_at = 0
+    store.put([Record("one", State.SUCCESS)], TTL)
+    assert rows() == before + 1 - 10
+    while store.sweep():
+        pass
+    assert rows() == 1
+    store.close()
+
+
+def test_a_file_that_is_no_database(path: Path) -> None:
+    path.write_bytes(b"These are the minutes of our meeting.\n" * 100)
+    store = SqliteStore(path)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=r"results\.db cannot be used as a result store.*another file"):
+            store.get(["a"])
+    assert path.read_bytes().startswith(b"These are the minutes")
+
+
+def test_a_file_of_another_program(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE orders (id)")
+    db.close()
+    with pytest.raises(ConfigurationError, match="another program"):
+        SqliteStore(path).put([Record("a", State.SUCCESS)], TTL)
+    db = sqlite3.connect(path)
+    assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("orders",)]
+    db.close()
+
+
+def test_a_file_of_a_newer_gtask(store: SqliteStore, path: Path) -> None:
+    store.put([Record("a", State.SUCCESS)], TTL)
+    store.close()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 2")
+    db.close()
+    with pytest.raises(ConfigurationError, match="newer gtask"):
+        store.get(["a"])
+
+
+def test_a_damaged_file(store: SqliteStore, path: Path) -> None:
+    store.put([Record(new_id(), State.SUCCESS, b"x" * 1000) for _ in range(200)], TTL)
+    store.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
+    with pytest.raises((ConfigurationError, ResultError), match=r"results\.db"):
+        store.put([Record(new_id(), State.SUCCESS, b"x" * 1000) for _ in range(200)], TTL)
+    store.close()
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="does not exist; create it"):
+        SqliteStore(tmp_path / "nowhere" / "results.db").get(["a"])
+
+
+def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
+    with pytest.raises((ConfigurationError, ResultError), match=str(tmp_path)):
+        SqliteStore(tmp_path).get(["a"])
+
+
+def test_a_file_that_goes_away_does_not_loop(store: SqliteStore, path: Path) -> None:
+    """Somebody deletes the file under a running store: after close it makes a new one."""
+    store.put([Record("a", State.SUCCESS)], TTL)
+    store.close()
+    path.unlink()
+    assert store.get(["a"]) == {}
+
+
+def test_a_copy_of_the_closed_file_is_complete(store: SqliteStore, path: Path, tmp_path: Path) -> None:
+    """Backups are copies: nothing stays behind in another file once the store is closed."""
+    record = Record("a", State.SUCCESS, b"kept")
+    store.put([record], TTL)
+    store.close()
+    shutil.copy(path, tmp_path / "copy.db")
+    copy = SqliteStore(tmp_path / "copy.db")
+    assert copy.get(["a"]) == {"a": record}
+    copy.close()
+
+
+def test_a_wait_for_another_connection_is_short(path: Path) -> None:
+    """What another process writes is seen without a notice from it."""
+    reader, writer = SqliteStore(path), SqliteStore(path)
+    record = Record(new_id(), State.SUCCESS, b"x")
+    found: list[dict[str, Record]] = []
+    thread = threading.Thread(target=lambda: found.append(reader.wait([record.id], PATIENCE)))
+    thread.start()
+    writer.put([record], TTL)
+    wait_until(lambda: found, PATIENCE, "the end of the wait")
+    thread.join(PATIENCE)
+    assert found == [{record.id: record}]
+    reader.close()
+    writer.close()
