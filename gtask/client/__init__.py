@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from gtask.client.aio import AsyncClient, AsyncForegroundJob
 from gtask.client.base import Submitted
 from gtask.client.blocking import Client, ForegroundJob
 
-__all__ = ["Client", "ForegroundJob", "Submitted"]
+__all__ = ["AsyncClient", "AsyncForegroundJob", "Client", "ForegroundJob", "Submitted"]

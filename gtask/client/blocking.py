@@ -6,7 +6,6 @@ and one of them takes its place. One lock guards the client's state, and is neve
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -20,7 +19,7 @@ from gtask.client import base, flows
 from gtask.client.base import Submitted
 from gtask.client.core import Core, Flow, Open, Pause
 from gtask.client.link import Link, Pending
-from gtask.errors import ConnectFailed, ConnectionLost, GtaskError, NetworkError, ServerError
+from gtask.errors import ConnectFailed, GtaskError, NetworkError, ServerError
 from gtask.protocol.codec import MAX_BODY
 from gtask.protocol.events import WorkData, WorkStatus, WorkWarning
 from gtask.transport.blocking import Connection, connect
@@ -279,17 +278,12 @@ class Client:
         self._closing.wait(step.seconds)
 
     def _forked(self) -> None:
-        """In a forked child: lets go of everything inherited. Closing a descriptor does not end the connection."""
+        """In a forked child: makes new locks, for the parent's may be held, and lets go of its connections."""
         self._lock = threading.Lock()
         self._gates = {}
         if not self._core.closed:
             self._closing = threading.Event()
-        for link in self._core.inherited():
-            link.reading = link.writing = False
-            link.followers.clear()
-            with contextlib.suppress(Exception):  # another thread of the parent may have been at work on it
-                link.end(ConnectionLost(f"The connection to {link.server} stayed with the parent process."))
-            link.stream.close()
+        self._core.forked()
 
 
 class ForegroundJob:

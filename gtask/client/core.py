@@ -7,6 +7,7 @@ resume it; an error of the wait is thrown into it. The calls themselves are in `
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from random import Random
@@ -172,12 +173,17 @@ class Core:
                 pass
             self.end(link, error)
 
-    def inherited(self) -> list[Link]:
-        """In a forked child: forgets all connections and returns them; those of the parent are none of ours."""
+    def forked(self) -> None:
+        """In a forked child: lets go of the parent's connections. Closing a descriptor does not end them there."""
         links = [*self.links.values(), *self.retired]
         self.links.clear()
         self.retired.clear()
-        return links
+        for link in links:
+            link.reading = link.writing = False
+            link.followers.clear()
+            with contextlib.suppress(Exception):  # another thread of the parent may have been at work on it
+                link.end(ConnectionLost(f"The connection to {link.server} stayed with the parent process."))
+            link.stream.close()
 
     def close(self) -> None:
         """Ends everything, for good."""
