@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from gtask import errors
 from gtask.codecs import pack
+from gtask.codecs.wording import glimpse
 from gtask.errors import EncodeError, GtaskError, TaskFailed
 from gtask.states import ErrorInfo
 
@@ -94,7 +95,7 @@ def _traceback(exception: BaseException) -> str:
         )
         return "".join(found.format())
     except Exception as error:
-        return f"{type_name(type(exception))}: {_message(exception)}\n(no traceback: {error!r:.200})\n"
+        return f"{type_name(type(exception))}: {_message(exception)}\n(no traceback: {glimpse(error, 200)})\n"
 
 
 def _own_frames(traceback: TracebackType | None) -> TracebackType | None:

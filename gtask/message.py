@@ -26,6 +26,7 @@ from gtask.answers import (
 )
 from gtask.codecs import MAX_DEPTH, MAX_SIZE, from_json, pack, unpack
 from gtask.codecs.text import TooDeep
+from gtask.codecs.wording import glimpse
 from gtask.errors import ConfigurationError, DecodeError, EncodeError
 
 MESSAGE_VERSION: Final = 1
@@ -105,7 +106,7 @@ def check_task_id(task_id: str) -> str:
     """Returns an id the user chose, or raises `ConfigurationError` where it cannot travel."""
     if not _TASK_ID.fullmatch(task_id):
         raise ConfigurationError(
-            f"{task_id!r:.100} cannot be a task's id; use 1 to {MAX_TASK_ID} letters, digits and the characters _ . : -"
+            f"{glimpse(task_id)} cannot be a task's id; use 1 to {MAX_TASK_ID} letters, digits and _ . : -"
         )
     return task_id
 
@@ -251,12 +252,12 @@ def _open(function: str, data: Any, form: Form, fallback_id: str) -> Message:
     version = data.get("gtask")
     if type(version) is not int or version != MESSAGE_VERSION:
         raise DecodeError(
-            f"The envelope has version {version!r:.50}, but version {MESSAGE_VERSION} is read; update the older side."
+            f"This is version {glimpse(version)} of the envelope, and version {MESSAGE_VERSION} is read; update the older side."
         )
     id = data.get("id") or parse_wire_unique(function, fallback_id).id
     args, kwargs, headers = data.get("args"), data.get("kwargs"), data.get("headers")
     if not isinstance(id, str) or (id and not _FOREIGN_ID.fullmatch(id)):
-        raise DecodeError(f"The envelope's id is {id!r:.100}; it is 1 to 63 printable characters without spaces.")
+        raise DecodeError(f"The envelope's id is {glimpse(id)}; it is 1 to 63 printable characters without spaces.")
     if args is not None and not isinstance(args, list | tuple):
         raise DecodeError(f"The envelope's args are a {type(args).__name__}; they are an array.")
     for name, value in (("kwargs", kwargs), ("headers", headers)):
@@ -266,10 +267,10 @@ def _open(function: str, data: Any, form: Form, fallback_id: str) -> Message:
     for name, value in headers.items():
         found = _CHECKS.get(name)
         if found is not None and not found[0](value):
-            raise DecodeError(f"The header {name!r} is {value!r:.100}; it is {found[1]}.")
+            raise DecodeError(f"The header {name!r} is {glimpse(value)}; it is {found[1]}.")
     task = headers.get("task", function)
     if task != function and function not in CARRIERS:
-        raise DecodeError(f"This message is for the task {task!r:.250}, not for {function!r}; it is not run.")
+        raise DecodeError(f"This message is for the task {glimpse(task, 210)}, not for {function!r}; it is not run.")
     return Message(id, task, tuple(args or ()), kwargs or {}, headers, form)
 
 

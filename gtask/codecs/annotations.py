@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from gtask.codecs import containers, structures
 from gtask.codecs.extensions import is_model
-from gtask.codecs.rules import SCALARS, Mismatch, Rule, apply, class_rule, enum_rule, key_rule, label, refuse
+from gtask.codecs.rules import SCALARS, Mismatch, Rule, apply, class_rule, enum_rule, key_rule, refuse
+from gtask.codecs.wording import label
 from gtask.errors import DecodeError
 
 _WRAPPERS: Final = (typing.Annotated, typing.ClassVar, typing.Final, typing.Required, typing.NotRequired)

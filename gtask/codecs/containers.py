@@ -7,7 +7,8 @@ from collections import abc, deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from gtask.codecs.rules import Mismatch, Rule, apply, label, refuse
+from gtask.codecs.rules import Mismatch, Rule, apply, refuse
+from gtask.codecs.wording import glimpse, label, step
 
 _ARRAYS: Final = (list, tuple, deque)
 _GROUPS: Final = (list, tuple, deque, set, frozenset)
@@ -138,7 +139,7 @@ def convert_keys(value: abc.Mapping[Any, Any], rule: Rule | None) -> list[Any] |
         try:
             keys.append(apply(rule, key))
         except Mismatch as error:
-            raise error.under(f" (key {key!r:.50})") from error.__cause__
+            raise error.under(f" (key {glimpse(key)})") from error.__cause__
     return keys
 
 
@@ -154,8 +155,3 @@ def convert_values(value: abc.Mapping[Any, Any], rule: Rule | None) -> list[Any]
     except Mismatch as error:
         raise error.under(step(key)) from error.__cause__
     return items
-
-
-def step(key: Any) -> str:
-    """A key as part of a path."""
-    return f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{key!r:.50}]"

@@ -38,14 +38,13 @@ from zoneinfo import ZoneInfo
 from msgpack import ExtType
 
 from gtask.codecs.limits import MAX_COLLISIONS
+from gtask.codecs.wording import ADVICE, name_of
 from gtask.errors import DecodeError, EncodeError
 
 TUPLE: Final = ExtType(1, b"")
 SET: Final = ExtType(2, b"")
 FROZENSET: Final = ExtType(3, b"")
 INT, DECIMAL, UUID_, DATETIME, DATE, TIME, TIMEDELTA = range(4, 11)
-
-ADVICE: Final = "use plain values, datetime, Decimal, UUID, Enum, dataclasses or pydantic models."
 
 MARK: Final = b"\xc7\x00"
 """The bytes that every mark starts with, by which a decoder sees cheaply that there is none."""
@@ -150,11 +149,6 @@ def _encoder(kind: Any) -> Callable[[Any], Any]:
         if issubclass(kind, base):
             return encoder
     raise EncodeError(f"a {name_of(kind)} cannot be sent; {ADVICE}")
-
-
-def name_of(kind: type) -> str:
-    """The name of a class for a message: bare for a builtin, with its module otherwise."""
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 # --- decoding ------------------------------------------------------------------------------------------------

@@ -6,9 +6,15 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from gtask.codecs.extensions import fields_of, is_model
+from gtask.codecs.wording import glimpse, step
+
+MAX_PARTS: Final = 200_000
+"""Parts of a value that are looked at: a larger one gets its error without a path."""
+
+_HARMLESS: Final = frozenset({type(None), bool, float, bytes})
 
 
 def explain(value: Any, where: str, max_depth: int, problem: Callable[[Any], str], otherwise: str) -> str:
@@ -17,31 +23,40 @@ def explain(value: Any, where: str, max_depth: int, problem: Callable[[Any], str
     `problem` says why a value without parts cannot be sent, and nothing where it can. `otherwise` is said of the
     whole where no part is found to be at fault.
     """
-    found = _search(value, where, max_depth, problem)
+    found = _Search(problem).look(value, where, max_depth)
     if found is None:
-        return f"{where}: {otherwise}"
+        return f"{where or 'value'}: {otherwise}"
     path, reason = found
     return f"{path.removeprefix('.') or 'value'}: {reason}"
 
 
-def _search(value: Any, path: str, depth: int, problem: Callable[[Any], str]) -> tuple[str, str] | None:
-    try:
-        parts = _parts(value)
-        if parts is None:
-            reason = problem(value)
-            return (path, reason) if reason else None
-        if depth <= 0:
-            return path[:100], "nested too deep, or it holds itself; flatten it."
-        for step, part in parts:
-            found = _search(part, path + step, depth - 1, problem)
-            if found is not None:
-                return found
-    except Exception as error:  # a property or a method of the value raised
-        return path, f"{type(error).__name__} while it was read: {error}"
-    return None
+class _Search:
+    def __init__(self, problem: Callable[[Any], str]) -> None:
+        self.problem = problem
+        self.left = MAX_PARTS
+
+    def look(self, value: Any, path: str, depth: int) -> tuple[str, str] | None:
+        self.left -= 1
+        if type(value) in _HARMLESS or self.left < 0:
+            return None
+        try:
+            parts = _parts(value)
+            if parts is None:
+                reason = self.problem(value)
+                return (path, reason) if reason else None
+            if depth <= 0:
+                return path[:100], "nested too deep, or it holds itself; flatten it."
+            for more, part in parts:
+                found = self.look(part, path + more, depth - 1)
+                if found is not None or self.left < 0:
+                    return found
+        except Exception as error:  # a property or a method of the value raised
+            return path, f"{type(error).__name__} while it was read: {error}"
+        return None
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]] | None:
+    """What lies inside a value, each part with its step; None where nothing does."""
     if isinstance(value, (Enum, str, bytes, type)):
         return None
     if isinstance(value, dict):
@@ -62,7 +77,6 @@ def _items(value: Any) -> Iterator[tuple[str, Any]]:
         yield "", value
         return
     for key, part in value.items():
-        text = repr(key)[:50]
         if type(key) is not str or not key.isascii():
-            yield f" (key {text})", key
-        yield (f".{key}" if type(key) is str and key.isidentifier() else f"[{text}]"), part
+            yield f" (key {glimpse(key)})", key
+        yield step(key), part

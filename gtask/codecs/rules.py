@@ -6,11 +6,10 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from types import GenericAlias
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from gtask.codecs.extensions import name_of
+from gtask.codecs.wording import got, label
 
 
 class Rule(NamedTuple):
@@ -45,26 +44,6 @@ class Mismatch(Exception):
 def apply(rule: Rule | None, value: Any) -> Any:
     """The value as the rule wants it; None lets everything pass."""
     return value if rule is None or type(value) in rule.exact else rule.call(value)
-
-
-def label(annotation: Any) -> str:
-    """An annotation about as its author wrote it."""
-    if annotation is None or annotation is type(None):
-        return "None"
-    if isinstance(annotation, type) and not isinstance(annotation, GenericAlias):
-        return annotation.__name__
-    return str(annotation).replace("typing.", "")
-
-
-def got(value: Any) -> str:
-    """A value for a message: its type and a bounded glimpse of it."""
-    if value is None:
-        return "None"
-    try:
-        glimpse = repr(value[:60] if isinstance(value, str | bytes) else value)
-    except Exception:  # an integer too long for text, or a __repr__ that raises
-        glimpse = "..."
-    return f"{name_of(type(value))} {glimpse if len(glimpse) <= 60 else glimpse[:57] + '...'}"
 
 
 def refuse(expected: Any, value: Any, hint: str = "") -> Mismatch:

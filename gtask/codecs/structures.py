@@ -13,8 +13,9 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gtask.codecs.containers import convert_each, step
+from gtask.codecs.containers import convert_each
 from gtask.codecs.rules import Mismatch, Rule, apply, refuse
+from gtask.codecs.wording import glimpse, step
 
 RuleFor = Callable[[Any], Rule | None]
 
@@ -84,7 +85,7 @@ def _field(rule: Rule | None, value: Any, name: str) -> Any:
 def _unknown(kind: Any, name: Any, known: Mapping[str, Any]) -> Mismatch:
     near = difflib.get_close_matches(str(name)[:100], known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}."
-    return Mismatch(f"{kind.__name__} has no field {name!r:.100}; {hint}")
+    return Mismatch(f"{kind.__name__} has no field {glimpse(name)}; {hint}")
 
 
 def construct(kind: Any, given: dict[str, Any]) -> Any:

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import orjson
 
-from gtask.codecs.extensions import ADVICE, is_model, name_of
+from gtask.codecs.extensions import is_model
 from gtask.codecs.limits import MAX_DEPTH, MAX_SIZE
 from gtask.codecs.paths import explain
+from gtask.codecs.wording import ADVICE, name_of
 from gtask.errors import DecodeError, EncodeError
 
 _OPTIONS: Final = orjson.OPT_NON_STR_KEYS
