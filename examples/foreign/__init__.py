@@ -1,0 +1,1 @@
+"""Callers and workers in other languages."""

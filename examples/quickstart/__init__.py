@@ -1,0 +1,1 @@
+"""The quick start: two tasks and every way to call them."""
