@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from gtask.client.admin import AdminClient, AsyncAdminClient
 from gtask.client.aio import AsyncClient, AsyncForegroundJob
 from gtask.client.base import Submitted
 from gtask.client.blocking import Client, ForegroundJob
 
-__all__ = ["AsyncClient", "AsyncForegroundJob", "Client", "ForegroundJob", "Submitted"]
+__all__ = [
+    "AdminClient",
+    "AsyncAdminClient",
+    "AsyncClient",
+    "AsyncForegroundJob",
+    "Client",
+    "ForegroundJob",
+    "Submitted",
+]
