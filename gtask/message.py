@@ -252,7 +252,7 @@ def _open(function: str, data: Any, form: Form, fallback_id: str) -> Message:
     version = data.get("gtask")
     if type(version) is not int or version != MESSAGE_VERSION:
         raise DecodeError(
-            f"This is version {glimpse(version)} of the envelope, and version {MESSAGE_VERSION} is read; update the older side."
+            f"The envelope has version {glimpse(version)}, and {MESSAGE_VERSION} is read here; update the older side."
         )
     id = data.get("id") or parse_wire_unique(function, fallback_id).id
     args, kwargs, headers = data.get("args"), data.get("kwargs"), data.get("headers")

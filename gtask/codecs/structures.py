@@ -128,18 +128,35 @@ def named_tuple_rule(kind: Any, arguments: tuple[Any, ...], rule_for: RuleFor) -
 def typed_dict_rule(kind: Any, arguments: tuple[Any, ...], rule_for: RuleFor) -> Rule:
     """The rule of a TypedDict: a dict whose known keys are converted; others stay, as the type allows them."""
     plan: dict[str, Rule | None] = {}
+    required: set[str] = set()
 
     def call(value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise refuse(kind, value)
         if not plan:
             plan.update((name, rule_for(hint)) for name, hint in hints_of(kind, arguments).items())
-        missing = [name for name in plan if name in kind.__required_keys__ and name not in value]
+            required.update(_required_keys(kind))
+        missing = [name for name in required if name not in value]
         if missing:
             raise Mismatch(f"{kind.__name__} lacks {', '.join(map(repr, missing))}")
         return {name: _field(plan.get(name), part, name) for name, part in value.items()}
 
     return Rule(call)
+
+
+def _required_keys(kind: Any) -> set[str]:
+    """The keys a TypedDict must have; it does not know itself where its annotations are kept as text."""
+    required = set(kind.__required_keys__)
+    try:
+        hints = typing.get_type_hints(kind, include_extras=True)
+    except Exception:  # a name for type checkers only: nothing is known for sure, so nothing is asked for
+        return set()
+    for name, hint in hints.items():
+        if typing.get_origin(hint) is typing.NotRequired:
+            required.discard(name)
+        elif typing.get_origin(hint) is typing.Required:
+            required.add(name)
+    return required
 
 
 def model_rule(kind: Any) -> Rule:
