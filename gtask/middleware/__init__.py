@@ -1,1 +1,32 @@
-"""TODO"""
+"""Features as middleware: one file each. `default_middleware` is what every App has."""
+
+from __future__ import annotations
+
+from gtask.middleware.base import Middleware, Next, Stack
+from gtask.middleware.canvas import Canvas
+from gtask.middleware.logging import Logging
+from gtask.middleware.results import Results
+from gtask.middleware.retries import Retries
+from gtask.middleware.tracing import Tracing
+
+
+def default_middleware() -> list[Middleware]:
+    """gtask's own middleware, outermost first.
+
+    Read from the inside it is the promise of the design, section 6: `Retries` makes an outcome of
+    what was raised, `Results` keeps the final outcome, `Canvas` goes on from it.
+    """
+    return [Logging(), Tracing(), Canvas(), Results(), Retries()]
+
+
+__all__ = [
+    "Canvas",
+    "Logging",
+    "Middleware",
+    "Next",
+    "Results",
+    "Retries",
+    "Stack",
+    "Tracing",
+    "default_middleware",
+]

@@ -53,8 +53,17 @@ class Handler(Protocol):
 class BlockingDriver:
     """One worker's sockets. Every method may be called from any thread."""
 
-    def __init__(self, core: WorkerCore, tls: TLS | None = None) -> None:
+    def __init__(
+        self,
+        core: WorkerCore,
+        tls: TLS | None = None,
+        on_connected: Callable[[], None] | None = None,
+        quiet: bool = False,
+    ) -> None:
         self.core = core
+        self._on_connected = on_connected
+        # Of many processes of one worker only the first tells of connections, or a restart fills the log.
+        self._news = (logging.DEBUG, logging.DEBUG) if quiet else (logging.INFO, logging.WARNING)
         self._tls = tls
         self._lock = threading.RLock()
         self._pumping = threading.Lock()
@@ -213,13 +222,13 @@ class BlockingDriver:
             try:
                 data = connection.recv_some()
             except NetworkError as error:
-                log.warning("%s: %s", link.server, error)
+                log.log(self._news[1], "%s: %s", link.server, error)
                 self._drop(link, now)
                 return
             if data is None:
                 return
             if not data:
-                log.warning("%s closed the connection.", link.server)
+                log.log(self._news[1], "%s closed the connection.", link.server)
                 self._drop(link, now)
                 return
             if not self.core.received(link, data, now):
@@ -242,7 +251,7 @@ class BlockingDriver:
         try:
             sent = connection.send_some(data)
         except NetworkError as error:
-            log.warning("%s: %s", link.server, error)
+            log.log(self._news[1], "%s: %s", link.server, error)
             self._drop(link, time.monotonic())
             return
         blocked = sent < len(data)
@@ -280,12 +289,14 @@ class BlockingDriver:
                 self._connections[link] = result
                 self._selector.register(result, selectors.EVENT_READ, link)
                 self.core.opened(link, now)
-                log.info("Connected to %s.", link.server)
+                log.log(self._news[0], "Connected to %s.", link.server)
                 self._said_unreachable.discard(link)
+                if self._on_connected is not None:
+                    self._on_connected()
             else:
                 if link not in self._said_unreachable:
                     self._said_unreachable.add(link)
-                    log.warning("%s Trying again until it answers.", result)
+                    log.log(self._news[1], "%s Trying again until it answers.", result)
                 self.core.closed(link, now)
 
     def _drop(self, link: Link, now: float) -> None:

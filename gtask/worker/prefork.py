@@ -231,10 +231,7 @@ class Supervisor:
                 self._give_back("Giving the jobs back at once.")
             else:
                 self._stop_at = time.monotonic() + self._grace
-                log.info(
-                    "Stopping: what runs may finish within %g s, no more jobs are taken (once more: give back at once).",
-                    self._grace,
-                )
+                log.info("Stopping: what runs may finish within %g s; a second signal gives it back.", self._grace)
 
     def _give_back(self, why: str) -> None:
         if not self._quit:

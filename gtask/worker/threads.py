@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from gtask.worker.blocking import BlockingDriver
@@ -21,9 +22,20 @@ MAX_WAIT: Final = 60.0
 
 
 class ThreadPool:
-    """Runs jobs in `size` threads; `max_jobs` ends it after so many, 0 never."""
+    """Runs jobs in `size` threads; `max_jobs` ends it after so many, 0 never.
 
-    def __init__(self, driver: BlockingDriver, run: Run, size: int, max_jobs: int = 0) -> None:
+    `at_end` is called in each thread before it ends.
+    """
+
+    def __init__(
+        self,
+        driver: BlockingDriver,
+        run: Run,
+        size: int,
+        max_jobs: int = 0,
+        at_end: Callable[[], None] | None = None,
+    ) -> None:
+        self._at_end = at_end
         self._driver = driver
         self._run = run
         self._size = size
@@ -59,3 +71,5 @@ class ThreadPool:
             # The main thread hands out jobs and ends the pool; it sleeps unless it is told that there is cause.
             if core.backlog or core.stopping:
                 self._driver.wake()
+        if self._at_end is not None:
+            self._at_end()

@@ -1,0 +1,169 @@
+"""What a task knows of its own run: `TaskContext`, given to tasks with ``bind=True``. Design, section 2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from gtask.message import Form, Message
+from gtask.retry import Retry
+from gtask.states import Record
+from gtask.types import Submission
+
+if TYPE_CHECKING:
+    from gtask.task import BaseTask
+
+_current: ContextVar[TaskContext | None] = ContextVar("gtask_current_task", default=None)
+
+
+class Reporter(Protocol):
+    """How a run reaches its caller while it runs; each returns false when the connection is gone."""
+
+    def progress(self, numerator: int, denominator: int) -> bool:
+        """Says how far the run is."""
+
+    def data(self, data: bytes) -> bool:
+        """Sends a piece of output."""
+
+    def warning(self, data: bytes) -> bool:
+        """Sends a warning."""
+
+
+class LocalReporter:
+    """The reporter of a plain local call: nobody listens."""
+
+    def progress(self, numerator: int, denominator: int) -> bool:
+        """Says it to nobody."""
+        return False
+
+    def data(self, data: bytes) -> bool:
+        """Sends it to nobody."""
+        return False
+
+    def warning(self, data: bytes) -> bool:
+        """Sends it to nobody."""
+        return False
+
+
+class TaskContext:
+    """One run of one task.
+
+    `task` is the task, `message` what its caller sent. `worker` names the process that runs it, empty for a plain
+    local call. The attributes `records` and `following` belong to the middleware: what is to be stored and what is to
+    be submitted before the job is ended.
+    """
+
+    __slots__ = ("_reporter", "attempt", "following", "function", "message", "records", "state", "task", "worker")
+
+    def __init__(
+        self,
+        task: BaseTask[..., Any],
+        message: Message,
+        reporter: Reporter | None = None,
+        worker: str = "",
+        attempt: int = 0,
+        function: str = "",
+    ) -> None:
+        self.task = task
+        self.message = message
+        self.worker = worker
+        self.attempt = attempt
+        self.function = function or message.task
+        """The function on the job server that the job came from."""
+        self.records: list[Record] = []
+        self.following: list[Submission] = []
+        self.state: dict[str, Any] = {}
+        """For middleware to keep something from one hook to another."""
+        self._reporter: Reporter = reporter or LocalReporter()
+
+    def __repr__(self) -> str:
+        return f"<TaskContext {self.task.name}[{self.id}] retries {self.retries}>"
+
+    @property
+    def id(self) -> str:
+        """The task's id: the same for each retry."""
+        return self.message.id
+
+    @property
+    def retries(self) -> int:
+        """How often this task was retried before this run; 0 in the first."""
+        return int(self.message.headers.get("retries", 0)) + self.attempt
+
+    @property
+    def max_retries(self) -> int | None:
+        """How many retries there may be; None for any number."""
+        limit = self.message.headers.get("max_retries", self.task.config.retry.max_retries)
+        return None if limit is None else int(limit)
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The positional arguments as they came."""
+        return self.message.args
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The keyword arguments as they came."""
+        return self.message.kwargs
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The headers of the message, those of the caller's own among them."""
+        return MappingProxyType(self.message.headers)
+
+    @property
+    def root_id(self) -> str:
+        """The id of the first task of the whole piece of work."""
+        return str(self.message.headers.get("root") or self.id)
+
+    @property
+    def parent_id(self) -> str | None:
+        """The id of the task this one followed from, None for the first."""
+        parent = self.message.headers.get("parent")
+        return None if parent is None else str(parent)
+
+    @property
+    def foreground(self) -> bool:
+        """Whether a caller waits on the connection for the answer (design, section 3)."""
+        return bool(self.message.headers.get("fg")) or self.message.form not in (Form.ENVELOPE, Form.JSON_ENVELOPE)
+
+    def progress(self, numerator: int, denominator: int) -> bool:
+        """Says how far the run is, in whole numbers of any unit; a foreground caller hears it at once.
+
+        Returns false when nobody can hear it: a local call, or the job server has given the job away.
+        """
+        return self._reporter.progress(int(numerator), int(denominator))
+
+    def send_data(self, data: bytes | str) -> bool:
+        """Sends a piece of output to a foreground caller now; returns as `progress` does."""
+        return self._reporter.data(data.encode() if isinstance(data, str) else bytes(data))
+
+    def warn(self, text: bytes | str) -> bool:
+        """Sends a warning to a foreground caller now; returns as `progress` does."""
+        return self._reporter.warning(text.encode() if isinstance(text, str) else bytes(text))
+
+    def retry(
+        self, exc: BaseException | None = None, *, delay: float | None = None, max_retries: int | None = None
+    ) -> NoReturn:
+        """Ends this run and has the task run again after `delay` seconds; never returns.
+
+        Without `delay` the task's own retry options decide. `exc` is the reason, and what the caller gets when there
+        have been `max_retries` retries already.
+        """
+        raise Retry(delay, exc=exc, max_retries=max_retries)
+
+
+def current_task() -> TaskContext | None:
+    """The context of the task that this code runs in, or None outside of any; it follows as context variables do."""
+    return _current.get()
+
+
+def enter(context: TaskContext) -> Any:
+    """Makes a context the current one; returns what `leave` wants. For the worker's use."""
+    return _current.set(context)
+
+
+def leave(token: Any) -> None:
+    """Takes back `enter`."""
+    _current.reset(token)

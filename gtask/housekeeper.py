@@ -1,0 +1,210 @@
+"""What every gtask worker does besides tasks: `gtask.later` and `gtask.call`. Design, sections 5 and 6a.
+
+* `gtask.later` holds delayed jobs. They wait on the job server; what is due is moved into the queue of its task, with
+  its priority: first the submission, confirmed, then the end of the delayed job.
+* `gtask.call` makes a foreground call of a function in another language, and carries on from its answer as a task of
+  gtask's own would: its result is stored, the next step is submitted.
+
+One process of its own does both, in one thread. Nothing here blocks, and neither takes a slot from tasks.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import time
+from collections.abc import Callable, Generator
+from contextvars import Context, copy_context
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
+
+from gtask.answers import FOREIGN, decode_answer, decode_failure
+from gtask.arguments import Arguments
+from gtask.context import TaskContext, enter
+from gtask.errors import DecodeError, TaskExpired, TaskFailed
+from gtask.failures import error_info, rebuild
+from gtask.message import decode_message, encode_foreign
+from gtask.options import priority_of
+from gtask.protocol import Event, Lost, Refused, WorkComplete, WorkException, WorkFail
+from gtask.publish import CALL, LATER, later_submission, unpack_later
+from gtask.runner import PutOff, Runner
+from gtask.states import Outcome, State
+from gtask.task import BaseTask
+from gtask.types import Submission
+from gtask.worker.blocking import BlockingDriver, fresh_unique
+from gtask.worker.job import End, Ending, Job
+
+if TYPE_CHECKING:
+    from gtask.app import App
+
+log = logging.getLogger("gtask.worker")
+
+FUNCTIONS: Final = (LATER, CALL)
+
+SLOTS: Final = 10_000
+"""Delayed jobs about to be due, and foreign calls under way, at once."""
+
+POLL: Final = 1.0
+"""Seconds between two looks for due jobs: gearmand 1.1 wakes nobody for them (protocol reference, section 16)."""
+
+HOLD: Final = 2.0
+"""Seconds before its time that a delayed job is kept here rather than sent back to wait."""
+
+IDLE: Final = 60.0
+
+
+class Housekeeper:
+    """The handler of a driver that serves `FUNCTIONS`."""
+
+    def __init__(self, app: App, driver: BlockingDriver, worker: str = "") -> None:
+        self._app = app
+        self._driver = driver
+        self._runner = Runner(app, worker)
+        self._onion = app.middleware.onion(self._call)
+        self._due: list[tuple[float, int, Job, Ending]] = []
+        self._count = count()
+
+    def start(self, job: Job) -> None:
+        """Takes a job of one of `FUNCTIONS`."""
+        if job.function == LATER:
+            self._later(job)
+        else:
+            self._begin_call(job)
+
+    def tick(self, now: float) -> float:
+        """Moves the delayed jobs that are due; returns when the next one is."""
+        while self._due and self._due[0][0] <= now:
+            _, _, job, ending = heapq.heappop(self._due)
+            self._driver.finish(job, ending, flush=False)
+        return self._due[0][0] if self._due else now + IDLE
+
+    # --- gtask.later -----------------------------------------------------------------------------------------
+
+    def _later(self, job: Job) -> None:
+        try:
+            later = unpack_later(job.workload)
+        except DecodeError as error:
+            log.error("A delayed job cannot be read and is dropped: %s", error)
+            self._driver.finish(job, Ending(End.FAIL), flush=False)
+            return
+        left = later.due - time.time()
+        if left > HOLD:
+            # Replayed early, by a queue that forgets times: it goes back to wait, under a unique of its own, since
+            # this very job still has the one it came with.
+            ending = Ending(submissions=(later_submission(later, fresh_unique()),))
+            self._driver.finish(job, ending, flush=False)
+            return
+        moved = Submission(later.function, later.workload, later.unique, priority_of(later.priority))
+        ending = Ending(submissions=(moved,))
+        if left <= 0:
+            self._driver.finish(job, ending, flush=False)
+        else:
+            heapq.heappush(self._due, (time.monotonic() + left, next(self._count), job, ending))
+
+    # --- gtask.call ------------------------------------------------------------------------------------------
+
+    def _begin_call(self, job: Job) -> None:
+        try:
+            message = decode_message(CALL, job.workload, fallback_id=job.unique)
+            codec = str(message.headers.get("foreign", "json"))
+            if codec not in FOREIGN:
+                raise DecodeError(f"{codec!r} is no codec of a function in another language; use json, text or raw.")
+        except DecodeError as error:
+            self._driver.finish(job, self._runner.refuse(job, error), flush=False)
+            return
+        config, _ = self._app.options_of(message.task)
+        task = self._app.tasks.get(message.task)
+        if task is None:
+            task = BaseTask(self._app, message.task, config, Arguments(None, message.task), codec)
+        context = TaskContext(task, message, worker=self._runner.worker, function=CALL)
+        _ForeignCall(self, job, context).go_on(None)
+
+    async def _call(self, context: TaskContext) -> Outcome:
+        """The innermost part of the onion: asks the foreign function, and suspends until it has answered."""
+        message = context.message
+        expires = message.headers.get("expires")
+        if expires is not None and time.time() > expires:
+            raise TaskExpired("It was to start within its expires time, which is over.")
+        codec = str(message.headers.get("foreign", "json"))
+        workload = encode_foreign(message.args, message.kwargs, codec)
+        priority = priority_of(message.headers.get("priority", "normal"))
+        submission = Submission(message.task, workload, fresh_unique(), priority, background=False)
+        event = await _Answer(submission)
+        if isinstance(event, WorkComplete):
+            value = decode_answer(event.data, FOREIGN[codec], context.task.arguments.returns)
+            return Outcome(context.id, State.SUCCESS, value)
+        raise self._error(context, event)
+
+    def _error(self, context: TaskContext, event: Event) -> BaseException:
+        if isinstance(event, WorkException):
+            return rebuild(decode_failure(event.data), self._app.throws_of(context.message.task))
+        if isinstance(event, Refused):
+            return event.error
+        return TaskFailed("", f"{context.message.task} failed, and its worker did not say why (WORK_FAIL).")
+
+    def run_onion(self, context: TaskContext) -> Any:
+        """The flow of one call, to be driven by `_ForeignCall`."""
+        return self._onion(context)
+
+    def submit(self, job: Job, submission: Submission, on_event: Callable[[Event], None]) -> bool:
+        """Submits over the connection of a job."""
+        return self._driver.core.submit(job.link, submission, on_event)
+
+    def end(self, job: Job, context: TaskContext, outcome: Outcome) -> None:
+        """Ends a call's job."""
+        ending = self._runner.close(context, outcome)
+        assert not isinstance(ending, PutOff), "a gtask.call is a background job"
+        self._driver.finish(job, ending, flush=False)
+
+    def end_lost(self, job: Job) -> None:
+        """Lets go of a job whose connection is gone."""
+        self._driver.finish(job, Ending(End.FAIL), flush=False)
+
+
+class _Answer:
+    """What the flow of a foreign call suspends on: the submission to make, and then what came of it."""
+
+    def __init__(self, submission: Submission) -> None:
+        self.submission = submission
+
+    def __await__(self) -> Generator[_Answer, Event, Event]:
+        event = yield self
+        return event
+
+
+class _ForeignCall:
+    """Drives the onion of one foreign call, from one event of its job to the next, always in the same context."""
+
+    def __init__(self, keeper: Housekeeper, job: Job, context: TaskContext) -> None:
+        self._keeper = keeper
+        self._job = job
+        self._context = context
+        self._variables: Context = copy_context()
+        self._variables.run(enter, context)
+        self._flow = keeper.run_onion(context)
+
+    def go_on(self, event: Event | None) -> None:
+        """Runs the flow until it asks or ends."""
+        try:
+            asked = self._variables.run(self._flow.send, event)
+        except StopIteration as stop:
+            self._keeper.end(self._job, self._context, stop.value)
+            return
+        except Exception as error:
+            log.exception("The call of %s[%s] broke off.", self._context.message.task, self._context.id)
+            failed = Outcome(self._context.id, State.FAILURE, error=error_info(error), task=self._context.message.task)
+            self._keeper.end(self._job, self._context, failed)
+            return
+        if not isinstance(asked, _Answer) or not self._keeper.submit(self._job, asked.submission, self._on_event):
+            self._drop()
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Lost):
+            self._drop()
+        elif isinstance(event, WorkComplete | WorkFail | WorkException | Refused):
+            self.go_on(event)
+
+    def _drop(self) -> None:
+        # The connection is gone, and the job server gives the job to another worker.
+        self._variables.run(self._flow.close)
+        self._keeper.end_lost(self._job)

@@ -1,0 +1,79 @@
+"""Canvas: goes on from an outcome to the next step of a chain, to links, and to those who wait behind a failure.
+
+What follows is submitted after the result is stored and before the job is ended, each confirmed before the next
+(design, section 6), so a crash repeats a step and never loses the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from gtask.context import TaskContext
+from gtask.errors import EncodeError
+from gtask.failures import error_info
+from gtask.message import SignatureData
+from gtask.middleware.base import Middleware, Next
+from gtask.results.records import outcome_to_record
+from gtask.states import Outcome, State
+
+
+class Canvas(Middleware):
+    """Submits what follows a task."""
+
+    async def executing(self, call_next: Next, context: TaskContext) -> Outcome:
+        """Runs, then adds what follows to `context.following`."""
+        outcome = await call_next(context)
+        headers = context.message.headers
+        if outcome.state is State.RETRY:
+            if not context.foreground:
+                due = context.task.app.now() + outcome.delay
+                context.following.append(context.task.app.publisher.again(context.message, context.function, due))
+        elif context.foreground:
+            pass
+        elif outcome.state is State.SUCCESS:
+            try:
+                self._go_on(context, outcome, headers)
+            except EncodeError as error:
+                outcome.state, outcome.value, outcome.error = State.FAILURE, None, error_info(error)
+                context.following.clear()
+                if context.records:
+                    context.records[-1] = outcome_to_record(outcome)
+                self._fail(context, outcome, headers)
+        else:
+            self._fail(context, outcome, headers)
+        return outcome
+
+    def _go_on(self, context: TaskContext, outcome: Outcome, headers: dict[str, Any]) -> None:
+        rest = headers.get("chain") or []
+        if rest:
+            self._submit(context, rest[-1], outcome.value, rest[:-1])
+        for plain in headers.get("link") or []:
+            self._submit(context, plain, outcome.value)
+
+    def _fail(self, context: TaskContext, outcome: Outcome, headers: dict[str, Any]) -> None:
+        error = outcome.error
+        for plain in headers.get("link_error") or []:
+            what = {
+                "id": context.id,
+                "task": context.message.task,
+                "type": error.type if error else "",
+                "message": error.message if error else "",
+                "traceback": error.traceback if error else None,
+            }
+            self._submit(context, plain, what)
+        # The steps that will never run fail with the same error, so that whoever waits for the last one is told.
+        if context.task.app.store is None:
+            return
+        for plain in reversed(headers.get("chain") or []):
+            step = SignatureData.from_list(plain)
+            if step.id and not step.options.get("ignore_result"):
+                failed = replace(outcome, id=step.id, task=step.task, value=None, parent=context.id)
+                context.records.append(outcome_to_record(failed))
+
+    def _submit(self, context: TaskContext, plain: Any, value: Any, rest: Any = ()) -> None:
+        step = SignatureData.from_list(plain)
+        if not step.immutable:
+            step = replace(step, args=(value, *step.args))
+        app = context.task.app
+        context.following.append(app.publisher.seal(app.publisher.prepare(step, app.now(), rest)))

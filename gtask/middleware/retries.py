@@ -1,0 +1,43 @@
+"""Retries: turns what a task raised into an outcome. Design, section 6a.
+
+A background retry is a new job under the same task id, delayed on the job server and not in the worker's memory. A
+foreground retry waits inside the worker without a slot: its caller is waiting on this very job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import random
+
+from gtask.context import TaskContext
+from gtask.errors import TaskExpired, TaskRevoked
+from gtask.failures import error_info
+from gtask.middleware.base import Middleware, Next
+from gtask.retry import Retry, RetryPolicy
+from gtask.states import Outcome, State
+
+
+class Retries(Middleware):
+    """Decides after each run that raised whether there is another one."""
+
+    async def executing(self, call_next: Next, context: TaskContext) -> Outcome:
+        """Runs, and makes an outcome of an exception."""
+        try:
+            return await call_next(context)
+        except (TaskRevoked, TaskExpired) as error:
+            return Outcome(context.id, State.REVOKED, error=error_info(error))
+        except Exception as error:
+            return self._decide(context, error)
+
+    def _decide(self, context: TaskContext, error: Exception) -> Outcome:
+        policy: RetryPolicy = context.task.config.retry
+        if "max_retries" in context.message.headers and not (
+            isinstance(error, Retry) and error.max_retries is not None
+        ):
+            policy = replace(policy, max_retries=context.max_retries)
+        delay = policy.decide(error, context.retries, random)
+        # The caller wants the reason for a retry, not the wish; a bare Retry is its own reason.
+        info = error_info((error.reason or error) if isinstance(error, Retry) else error)
+        if delay is None:
+            return Outcome(context.id, State.FAILURE, error=info)
+        return Outcome(context.id, State.RETRY, error=info, delay=delay)

@@ -1,0 +1,173 @@
+"""The options of a task and of a call: names, kinds, and what an unknown one is told. Design, section 2."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal, Self, TypedDict
+
+from gtask.errors import ConfigurationError, UnknownOption
+from gtask.retry import RetryPolicy
+from gtask.types import Priority
+
+TASK_NAME: Final = re.compile(r"[A-Za-z0-9_.:]{1,200}")
+"""What every queue module and the admin protocol carry unharmed (design, section 6)."""
+
+CODECS: Final = ("auto", "msgpack", "json", "text", "raw")
+
+Codec = Literal["auto", "msgpack", "json", "text", "raw"]
+PriorityName = Literal["high", "normal", "low"]
+Seconds = float | timedelta
+
+
+class CallOptions(TypedDict, total=False):
+    """What `apply_async`, `Signature.set` and `Task.options` take besides the arguments.
+
+    `countdown` and `expires` are seconds from now; `eta` and `expires` may also be a datetime (a naive one is local
+    time). `timeout` is how long `call` waits, in seconds. `unique` names work of which one run at a time is enough.
+    `on_progress(numerator, denominator)`, `on_data(bytes)` and `on_warning(bytes)` hear of a foreground call live.
+    """
+
+    countdown: Seconds | None
+    eta: datetime | None
+    expires: Seconds | datetime | None
+    priority: PriorityName | Priority
+    background: bool
+    unique: str | None
+    task_id: str | None
+    headers: Mapping[str, Any] | None
+    ignore_result: bool
+    max_retries: int | None
+    time_limit: float | None
+    soft_time_limit: float | None
+    timeout: float | None
+    link: Any
+    link_error: Any
+    on_progress: Callable[[int, int], object]
+    on_data: Callable[[bytes], object]
+    on_warning: Callable[[bytes], object]
+
+
+CALL_OPTIONS: Final = frozenset(CallOptions.__annotations__)
+
+
+class TaskOptions(TypedDict, total=False):
+    """What `@app.task(...)` takes."""
+
+    name: str | None
+    bind: bool
+    namespace: str | None
+    background: bool
+    ignore_result: bool
+    priority: PriorityName | Priority
+    max_retries: int | None
+    default_retry_delay: float
+    autoretry_for: tuple[type[BaseException], ...]
+    dont_autoretry_for: tuple[type[BaseException], ...]
+    retry_backoff: bool | float
+    retry_backoff_max: float
+    retry_jitter: bool
+    time_limit: float | None
+    soft_time_limit: float | None
+    rate_limit: str | float | None
+    expires: Seconds | None
+    unique: str | Callable[..., str] | None
+    codec: Codec
+    throws: tuple[type[BaseException], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """A task's options, checked."""
+
+    background: bool = True
+    ignore_result: bool = False
+    priority: Priority = Priority.NORMAL
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    rate_limit: str | float | None = None
+    expires: float | None = None
+    unique: str | Callable[..., str] | None = None
+    codec: Codec = "auto"
+    throws: tuple[type[BaseException], ...] = ()
+
+    @classmethod
+    def of(cls, name: str, given: Mapping[str, Any], also: Iterable[str] = ()) -> Self:
+        """Reads the options given to a task; raises `UnknownOption` or `ConfigurationError`, naming the task."""
+        known = {*TaskOptions.__annotations__, *also}
+        refuse_unknown(given, known, f"Task {name!r}", "a task")
+        own = {key: value for key, value in given.items() if key in _OWN}
+        retry = {key: value for key, value in given.items() if key in _RETRY}
+        own["priority"] = priority_of(own.get("priority", Priority.NORMAL))
+        for key in ("autoretry_for", "dont_autoretry_for", "throws"):
+            if key in given:
+                (own if key == "throws" else retry)[key] = _classes(name, key, given[key])
+        for key in ("time_limit", "soft_time_limit", "expires"):
+            if own.get(key) is not None:
+                own[key] = _positive(name, key, own[key])
+        if own.get("codec", "auto") not in CODECS:
+            raise ConfigurationError(f"Task {name!r}: codec={own['codec']!r}; use one of {', '.join(CODECS)}.")
+        soft, hard = own.get("soft_time_limit"), own.get("time_limit")
+        if soft is not None and hard is not None and soft >= hard:
+            raise ConfigurationError(f"Task {name!r}: soft_time_limit must be less than time_limit to be of use.")
+        return replace(cls(), retry=replace(RetryPolicy(), **retry), **own)
+
+
+_RETRY: Final = frozenset(f.name for f in fields(RetryPolicy))
+_OWN: Final = frozenset(f.name for f in fields(Options)) - {"retry"}
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str], who: str, kind: str) -> None:
+    """Raises `UnknownOption` for a name that is not known, with the nearest one that is."""
+    names = sorted(known)
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1, 0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"{kind} knows {', '.join(names)}."
+            raise UnknownOption(f"{who}: there is no option {name!r}; {hint}")
+
+
+def check_name(name: str, what: str = "task") -> str:
+    """Returns a task's name; raises `ConfigurationError` when a job server would not carry it unharmed."""
+    if not TASK_NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{name!r} cannot be the name of a {what}: use 1 to 200 of the characters A-Z a-z 0-9 _ . : (name='...')."
+        )
+    return name
+
+
+def priority_of(value: str | Priority) -> Priority:
+    """Reads a priority; raises `ConfigurationError` when it is none of the three."""
+    try:
+        return Priority(value)
+    except ValueError:
+        raise ConfigurationError(f"priority={value!r}: a job server has 'high', 'normal' and 'low'.") from None
+
+
+def seconds_of(value: Seconds) -> float:
+    """A span of time in seconds."""
+    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+
+
+def moment_of(value: Seconds | datetime, now: float) -> float:
+    """A moment in Unix seconds: a datetime (naive is local time), or a span from `now` on."""
+    return value.timestamp() if isinstance(value, datetime) else now + seconds_of(value)
+
+
+def _positive(name: str, key: str, value: Any) -> float:
+    seconds = seconds_of(value)
+    if seconds <= 0:
+        raise ConfigurationError(f"Task {name!r}: {key}={value!r}; write a number of seconds above zero.")
+    return seconds
+
+
+def _classes(name: str, key: str, value: Any) -> tuple[type[BaseException], ...]:
+    classes = (value,) if isinstance(value, type) else tuple(value)
+    for one in classes:
+        if not (isinstance(one, type) and issubclass(one, BaseException)):
+            raise ConfigurationError(f"Task {name!r}: {key} takes exception classes; {one!r} is none.")
+    return classes

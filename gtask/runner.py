@@ -1,0 +1,271 @@
+"""Between a worker and an App: a job in, the task run, and how the job is to be ended out. Design, section 8.
+
+The middleware is an async onion. In the pools that run tasks in threads nothing in it suspends, so it is run by one
+`send(None)`; where a task or a middleware really awaits, an asyncio loop of the thread's own runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio.to_thread
+
+from gtask.answers import Form, encode_answer, encode_failure, is_envelope
+from gtask.context import Reporter, TaskContext, enter, leave
+from gtask.errors import DecodeError, EncodeError, TaskExpired
+from gtask.failures import error_info
+from gtask.message import decode_message, parse_wire_unique
+from gtask.middleware import default_middleware
+from gtask.middleware.results import keeps_result
+from gtask.results.records import outcome_to_record
+from gtask.states import ErrorInfo, Outcome, Record, State
+from gtask.task import BaseTask, Task
+from gtask.worker.job import Carried, End, Ending, Job
+
+if TYPE_CHECKING:
+    from gtask.app import App
+
+log = logging.getLogger("gtask.worker")
+
+STORE_PAUSES: Final = (0.1, 0.5, 2.0, 5.0, 10.0)
+"""Seconds between the attempts to store a result; after the last one the job fails."""
+
+
+class PutOff:
+    """The job is to run again after `delay` seconds: a foreground retry."""
+
+    __slots__ = ("delay",)
+
+    def __init__(self, delay: float) -> None:
+        self.delay = delay
+
+
+class Runner:
+    """Runs the jobs of one App in one process.
+
+    `worker` names the process in results and logs. `in_loop` is for the async pool, where `arun` is used and the
+    bodies of plain functions go to a thread.
+    """
+
+    def __init__(self, app: App, worker: str = "", in_loop: bool = False) -> None:
+        self.app = app
+        self.worker = worker
+        self._in_loop = in_loop
+        self._onion = app.middleware.onion(self._body)
+        own = tuple(type(middleware) for middleware in default_middleware())
+        self._awaits = any(type(middleware) not in own for middleware in app.middleware.executing)
+        self._loops = threading.local()
+
+    @property
+    def functions(self) -> list[str]:
+        """The functions to register: the tasks whose bodies are here."""
+        return [name for name, task in self.app.tasks.items() if isinstance(task, Task)]
+
+    # --- the two ways to run ---------------------------------------------------------------------------------
+
+    def run(self, job: Job, reporter: Reporter) -> Ending | PutOff:
+        """Runs a job in this thread."""
+        context = self.open(job, reporter)
+        if isinstance(context, Ending):
+            return context
+        token = enter(context)
+        try:
+            flow = self._onion(context)
+            outcome = self._in_thread_loop(flow) if self._awaits or self._is_async(context.task) else step(flow)
+        except BaseException as error:
+            outcome = self._broken(context, error)
+        finally:
+            leave(token)
+        return self.close(context, outcome)
+
+    async def arun(self, job: Job, reporter: Reporter) -> Ending | PutOff:
+        """Runs a job in this event loop."""
+        context = self.open(job, reporter)
+        if isinstance(context, Ending):
+            return context
+        token = enter(context)
+        try:
+            outcome = await self._onion(context)
+        except Exception as error:
+            outcome = self._broken(context, error)
+        finally:
+            leave(token)
+        ending, records = self._end(context, outcome)
+        if records and isinstance(ending, Ending):
+            return await anyio.to_thread.run_sync(self._store_carefully, ending, records, self._put)
+        return ending
+
+    def close(self, context: TaskContext, outcome: Outcome) -> Ending | PutOff:
+        """Says how a job ends whose run led to `outcome`, after storing what is stored from here."""
+        ending, records = self._end(context, outcome)
+        if records and isinstance(ending, Ending):
+            return self._store_carefully(ending, records, self._put)
+        return ending
+
+    @staticmethod
+    def _is_async(task: BaseTask[..., Any]) -> bool:
+        return isinstance(task, Task) and task.is_async
+
+    def _in_thread_loop(self, flow: Awaitable[Outcome]) -> Outcome:
+        # Kept for the thread's life, so that what a task opens in its loop is there for the next one.
+        runner = getattr(self._loops, "runner", None)
+        if runner is None:
+            runner = self._loops.runner = asyncio.Runner()
+        outcome: Outcome = runner.run(_coroutine(flow))
+        return outcome
+
+    def close_loop(self) -> None:
+        """Ends this thread's event loop, when its thread runs no more jobs."""
+        runner = getattr(self._loops, "runner", None)
+        if runner is not None:
+            self._loops.runner = None
+            runner.close()
+
+    # --- from job to context ---------------------------------------------------------------------------------
+
+    def open(self, job: Job, reporter: Reporter) -> TaskContext | Ending:
+        """Decodes a job; an ending at once for one that cannot be run."""
+        try:
+            task = self.app.local_task(job.function)
+            message = decode_message(job.function, job.workload, task.config.codec, job.unique)
+        except (DecodeError, LookupError) as error:
+            return self.refuse(job, error)
+        return TaskContext(task, message, reporter, self.worker, job.attempt, job.function)
+
+    def refuse(self, job: Job, error: Exception) -> Ending:
+        """Fails a job that cannot be decoded: its caller is told, on the connection and through the store."""
+        log.error("Job %s of %s cannot be run: %s", job.unique or job.handle.decode(), job.function, error)
+        info = error_info(error)
+        form = Form.ENVELOPE if is_envelope(job.workload) else Form.JSON
+        ending = Ending(End.EXCEPTION, encode_failure(form, ErrorInfo(info.type, info.message)))
+        task_id = parse_wire_unique(job.function, job.unique).id
+        store = self.app.store
+        if store is None or len(task_id) != 32:
+            return ending
+        record = outcome_to_record(Outcome(task_id, State.FAILURE, error=info, task=job.function, worker=self.worker))
+        carriage = store.carry(record, self.app.settings.result_expires)
+        if carriage is None:
+            return self._store_carefully(ending, [record], self._put)
+        return ending._replace(carried=Carried(carriage.function, (carriage.item,)))
+
+    # --- the body --------------------------------------------------------------------------------------------
+
+    async def _body(self, context: TaskContext) -> Outcome:
+        expires = context.message.headers.get("expires")
+        if expires is not None and time.time() > expires:
+            raise TaskExpired(f"It was to start within its expires time, {time.time() - expires:.1f} s ago.")
+        task = context.task
+        assert isinstance(task, Task)
+        args, kwargs = task.arguments.fit(context.args, context.kwargs)
+        if task.bind:
+            args = (context, *args)
+        running = self.app.middleware.running
+        if task.is_async:
+            with ExitStack() as hooks:
+                for middleware in running:
+                    hooks.enter_context(middleware.running(context))
+                value = await task.func(*args, **kwargs)
+        elif self._in_loop:
+            value = await anyio.to_thread.run_sync(self._call, context, task, args, kwargs)
+        elif running:
+            value = self._call(context, task, args, kwargs)
+        else:
+            value = task.func(*args, **kwargs)
+        return Outcome(context.id, State.SUCCESS, value)
+
+    def _call(self, context: TaskContext, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with ExitStack() as hooks:
+            for middleware in self.app.middleware.running:
+                hooks.enter_context(middleware.running(context))
+            return task.func(*args, **kwargs)
+
+    def _broken(self, context: TaskContext, error: BaseException) -> Outcome:
+        """An outcome for what came through the whole onion: a middleware's own error, or an exit."""
+        log.error("Task %s[%s] broke off: %r", context.task.name, context.id, error, exc_info=error)
+        outcome = Outcome(context.id, State.FAILURE, error=error_info(error), task=context.message.task)
+        context.following.clear()
+        context.records.clear()
+        if keeps_result(context):
+            context.records.append(outcome_to_record(outcome))
+        return outcome
+
+    # --- from outcome to ending ------------------------------------------------------------------------------
+
+    def _end(self, context: TaskContext, outcome: Outcome) -> tuple[Ending | PutOff, list[Record]]:
+        """The ending, and the records that are still to be stored from here."""
+        form = context.message.form
+        if context.foreground and outcome.state is State.RETRY:
+            return PutOff(outcome.delay), []
+        end, data = self._answer(form, outcome, context.foreground)
+        if context.foreground:
+            return Ending(end, data), []
+        carried, own = self._carry(context.records)
+        return Ending(end, data, carried, tuple(context.following)), own
+
+    def _answer(self, form: Form, outcome: Outcome, foreground: bool) -> tuple[End, bytes]:
+        if outcome.state is State.RETRY or (form is Form.ENVELOPE and not foreground):
+            # Nobody listens to a background job; what it led to is in the store.
+            return (End.COMPLETE, b"") if outcome.state in (State.SUCCESS, State.RETRY) else (End.FAIL, b"")
+        error = outcome.error or ErrorInfo("", "The task failed without saying why.")
+        if outcome.state is State.SUCCESS:
+            try:
+                return End.COMPLETE, encode_answer(form, outcome.value)
+            except EncodeError as unsendable:
+                error = error_info(unsendable)
+                log.error("Task %s[%s] returned what cannot be sent: %s", outcome.task, outcome.id, unsendable)
+        return End.EXCEPTION, encode_failure(form, error)
+
+    def _carry(self, records: Sequence[Record]) -> tuple[Carried | None, list[Record]]:
+        store = self.app.store
+        if store is None or not records:
+            return None, []
+        ttl = self.app.settings.result_expires
+        function, items = "", []
+        for record in records:
+            carriage = store.carry(record, ttl)
+            if carriage is None:
+                return None, list(records)
+            function = carriage.function
+            items.append(carriage.item)
+        return Carried(function, tuple(items)), []
+
+    def _put(self, records: list[Record]) -> None:
+        store = self.app.store
+        if store is not None:
+            store.put(records, self.app.settings.result_expires)
+
+    def _store_carefully(self, ending: Ending, records: list[Record], put: Callable[[list[Record]], None]) -> Ending:
+        """Stores records, with patience; a job whose result cannot be stored fails, and goes no further."""
+        if not records:
+            return ending
+        for pause in (*STORE_PAUSES, None):
+            try:
+                put(records)
+                return ending
+            except Exception as error:
+                log.error("The result of %s could not be stored: %s", records[0].id, error)
+                if pause is not None:
+                    time.sleep(pause)
+        log.error("The result of %s is lost: its store takes nothing.", records[0].id)
+        return Ending(End.FAIL)
+
+
+async def _coroutine(flow: Awaitable[Outcome]) -> Outcome:
+    return await flow
+
+
+def step(flow: Any) -> Outcome:
+    """Runs a coroutine that does not suspend."""
+    try:
+        flow.send(None)
+    except StopIteration as stop:
+        outcome: Outcome = stop.value
+        return outcome
+    flow.close()
+    raise RuntimeError("A middleware awaited something in a pool without an event loop; see Middleware.executing.")

@@ -1,0 +1,196 @@
+"""A task: a Python callable with options, that can be called here or sent as a job. Design, section 2."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine, Mapping
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
+
+from gtask.arguments import Arguments
+from gtask.context import TaskContext
+from gtask.message import Message, new_task_id
+from gtask.options import CallOptions, Options
+
+if TYPE_CHECKING:
+    from gtask.app import App
+    from gtask.canvas import Chain, Signature
+    from gtask.result import AsyncResult
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+class BaseTask(Generic[P, R]):
+    """What every task has: a name on the job server, options, and the ways to send it."""
+
+    def __init__(self, app: App, name: str, options: Options, arguments: Arguments, codec: str | None = None) -> None:
+        self.app = app
+        self.name = name
+        self.config = options
+        self.arguments = arguments
+        self.foreign_codec = codec
+        """For a function in another language: how its arguments and its answer are written."""
+        self.extra_options: Mapping[str, Any] = {}
+        """The options that middleware brought along."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    # --- background ------------------------------------------------------------------------------------------
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Sends the task as a background job and returns its handle (design, section 3).
+
+        Raises `TypeError` when the arguments do not fit the function, `EncodeError` when they cannot be sent, and
+        `NetworkError` or `ServerError` when no job server took the job.
+        """
+        return self.app.send(self._step(args, kwargs))
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """`delay` for async code."""
+        return await self.app.asend(self._step(args, kwargs))
+
+    def apply_async(
+        self,
+        args: tuple[Any, ...] | list[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[R]:
+        """Sends the task with options of this call (`CallOptions`); otherwise as `delay`."""
+        return self.s(*args, **(kwargs or {})).set(**options).delay()
+
+    async def aapply_async(
+        self,
+        args: tuple[Any, ...] | list[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[R]:
+        """`apply_async` for async code."""
+        return await self.s(*args, **(kwargs or {})).set(**options).adelay()
+
+    # --- foreground ------------------------------------------------------------------------------------------
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs the task as a foreground job: the answer comes back on this connection, no store is needed.
+
+        Raises what the task raised, `ResultTimeout` when `options(timeout=...)` is over, and otherwise as `delay`.
+        """
+        result: R = self.app.call(self._step(args, kwargs))
+        return result
+
+    async def acall(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """`call` for async code."""
+        result: R = await self.app.acall(self._step(args, kwargs))
+        return result
+
+    # --- signatures ------------------------------------------------------------------------------------------
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """A signature: this task with these arguments, to be sent later or chained with `|`.
+
+        The arguments may be part of what the task takes: in a chain the result of the step before comes first.
+        """
+        return self.app.signature_of(self, args, kwargs, immutable=False)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """An immutable signature: in a chain the result of the step before is not added."""
+        return self.app.signature_of(self, args, kwargs, immutable=True)
+
+    def signature(
+        self,
+        args: tuple[Any, ...] | list[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        immutable: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> Signature[R]:
+        """A signature with its options."""
+        return self.app.signature_of(self, tuple(args), dict(kwargs or {}), immutable).set(**options)
+
+    def options(self, **options: Unpack[CallOptions]) -> BoundTask[P, R]:
+        """This task with options of a call, with its parameters still checked: `task.options(timeout=5).call(7)`."""
+        return BoundTask(self, options)
+
+    def __or__(self, other: BaseTask[Any, S] | Signature[S]) -> Chain[S]:
+        return self.s() | other
+
+    def _step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signature[R]:
+        self.arguments.check(args, kwargs)
+        return self.app.signature_of(self, args, kwargs, immutable=True)
+
+
+class BoundTask(Generic[P, R]):
+    """A task together with options of a call; made by `Task.options`."""
+
+    def __init__(self, task: BaseTask[P, R], options: CallOptions) -> None:
+        self.task = task
+        self._options = options
+
+    def _step(self, args: tuple[Any, ...], kwargs: dict[str, Any], immutable: bool = True) -> Signature[R]:
+        return self.task.app.signature_of(self.task, args, kwargs, immutable).set(**self._options)
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """As `Task.delay`."""
+        self.task.arguments.check(args, kwargs)
+        return self.task.app.send(self._step(args, kwargs))
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """As `Task.adelay`."""
+        self.task.arguments.check(args, kwargs)
+        return await self.task.app.asend(self._step(args, kwargs))
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """As `Task.call`."""
+        self.task.arguments.check(args, kwargs)
+        result: R = self.task.app.call(self._step(args, kwargs))
+        return result
+
+    async def acall(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """As `Task.acall`."""
+        self.task.arguments.check(args, kwargs)
+        result: R = await self.task.app.acall(self._step(args, kwargs))
+        return result
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """As `Task.s`, with these options."""
+        return self._step(args, kwargs, immutable=False)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """As `Task.si`, with these options."""
+        return self._step(args, kwargs)
+
+
+class Task(BaseTask[P, R]):
+    """A task whose body is here: made by `@app.task`. Calling it is a plain local call of the function."""
+
+    def __init__(self, app: App, name: str, options: Options, func: Callable[..., Any], bind: bool) -> None:
+        super().__init__(app, name, options, Arguments(func, name, bind))
+        self.func = func
+        self.bind = bind
+        self.is_async = inspect.iscoroutinefunction(func)
+        update_wrapper(self, func)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Calls the function here and now; a bound one gets a context that reports to nobody."""
+        if self.bind:
+            message = Message(new_task_id(self.name, bytes(12)), self.name, args, kwargs, {"task": self.name})
+            args = (TaskContext(self, message), *args)  # type: ignore[assignment]
+        result: R = self.func(*args, **kwargs)
+        return result
+
+
+class AsyncTask(Task[P, R]):
+    """A task whose body is a coroutine function: a local call gives the coroutine, `delay` and `call` its result."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+        """Calls the coroutine function here; await what it returns."""
+        return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+
+
+class FunctionTask(BaseTask[..., Any]):
+    """A task that lives in a worker of another language; made by `app.function`. Design, section 5."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Not possible: the body is elsewhere. Raises `TypeError`."""
+        raise TypeError(f"{self.name} lives in another worker; use {self.name}.call(...) or {self.name}.delay(...).")

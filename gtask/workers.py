@@ -1,0 +1,234 @@
+"""`gtask worker`: puts the processes of a worker together. Design, section 7."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from random import random
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import anyio
+
+from gtask.context import Reporter
+from gtask.errors import ConfigurationError
+from gtask.housekeeper import FUNCTIONS, POLL, SLOTS, Housekeeper
+from gtask.results.service import ResultsService
+from gtask.runner import PutOff, Runner
+from gtask.task import Task
+from gtask.worker.aio import AsyncDriver
+from gtask.worker.blocking import BlockingDriver, fresh_unique
+from gtask.worker.core import CoreOptions, WorkerCore
+from gtask.worker.job import End, Ending, Job
+from gtask.worker.prefork import Child, Role, Supervisor
+from gtask.worker.solo import SoloPool
+from gtask.worker.threads import ThreadPool
+
+if TYPE_CHECKING:
+    from gtask.app import App
+
+log = logging.getLogger("gtask.worker")
+
+POOLS: Final = ("prefork", "thread", "async", "solo")
+BACKENDS: Final = ("asyncio", "uvloop", "trio")
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """How a worker runs.
+
+    `pool` is how tasks run side by side and `concurrency` how many of them, None for the number of cores. `prefetch` is
+    how many jobs are held beyond the free slots, None to let the measured run time decide. `grace` is the time in
+    seconds for what runs to finish when the worker is stopped. `max_tasks_per_child` replaces a process after so many
+    tasks, 0 never. `with_results` is the file of a results service that runs along. `name` names the worker, by
+    default after the host. `backend` is the event loop of the pool async.
+    """
+
+    pool: Literal["prefork", "thread", "async", "solo"] = "prefork"
+    concurrency: int | None = None
+    prefetch: int | None = None
+    grace: float = 60.0
+    max_tasks_per_child: int = 0
+    with_results: str | None = None
+    name: str = ""
+    backend: Literal["asyncio", "uvloop", "trio"] = "asyncio"
+
+    @property
+    def slots(self) -> int:
+        """How many tasks run at once."""
+        return 1 if self.pool == "solo" else self.concurrency or os.cpu_count() or 1
+
+
+def run_worker(app: App, options: WorkerOptions) -> int:
+    """Runs a worker until it is told to stop; returns the exit code.
+
+    Raises `ConfigurationError` when the App has no task or an option makes no sense. It must be called from the main
+    thread of a process without other threads: it forks.
+    """
+    if options.pool not in POOLS or options.backend not in BACKENDS or options.slots < 1:
+        raise ConfigurationError(f"{options}: the pool is one of {', '.join(POOLS)}, with one slot at least.")
+    if not any(isinstance(task, Task) for task in app.tasks.values()):
+        raise ConfigurationError(f"App {app.name!r} has no tasks to run; write @app.task above a function.")
+    name = options.name or socket.gethostname()
+    forks = options.pool in ("prefork", "solo")
+    main = partial(_run_pool, app, options, name)
+    roles = [
+        Role(options.pool, options.slots if forks else 1, main),
+        Role("housekeeper", 1, partial(_run_housekeeper, app, name), last=True),
+    ]
+    if options.with_results is not None:
+        roles.append(Role("results", 1, partial(_run_results, app, options.with_results), last=True))
+    unit = "processes" if options.pool == "prefork" else "slots"
+    ready = f"worker ready: {options.pool}, {options.slots} {unit}, {app.name} on {', '.join(map(str, app.servers))}"
+    return Supervisor(roles, options.grace, on_ready=partial(log.info, "%s", ready)).run()
+
+
+def _client_id(name: str, child: Child) -> str:
+    return f"gtask-{name}-{child.role}-{os.getpid()}"
+
+
+def _core(app: App, functions: list[str], child: Child, name: str, options: CoreOptions) -> WorkerCore:
+    return WorkerCore(app.servers, functions, options, random, fresh_unique)
+
+
+def _prepare(driver: BlockingDriver, child: Child) -> None:
+    """Lets a process end when it is told to, or when its supervisor is gone."""
+    signal.signal(signal.SIGTERM, lambda number, frame: driver.stop())
+
+    def orphaned() -> None:
+        driver.unwatch(child.supervisor_pipe)
+        log.error("The supervisor is gone; this process ends after what it holds.")
+        driver.stop()
+
+    driver.watch(child.supervisor_pipe, orphaned)
+
+
+def _run_pool(app: App, options: WorkerOptions, name: str, child: Child) -> None:
+    if options.pool == "async":
+        backend_options = {"use_uvloop": True} if options.backend == "uvloop" else {}
+        backend = "trio" if options.backend == "trio" else "asyncio"
+        anyio.run(_run_async, app, options, name, child, backend=backend, backend_options=backend_options)
+        return
+    slots = options.slots if options.pool == "thread" else 1
+    runner = Runner(app, f"{name}:{os.getpid()}")
+    core_options = CoreOptions(slots, options.prefetch, client_id=_client_id(name, child))
+    core = _core(app, runner.functions, child, name, core_options)
+    with BlockingDriver(core, app.settings.tls, child.ready, quiet=child.index > 0) as driver:
+        _prepare(driver, child)
+        run = partial(_run_job, runner, driver)
+        if options.pool == "thread":
+            ThreadPool(driver, run, slots, options.max_tasks_per_child, runner.close_loop).serve()
+        else:
+            SoloPool(driver, run, options.max_tasks_per_child).serve()
+            runner.close_loop()
+    app.close()
+
+
+def _run_job(runner: Runner, driver: BlockingDriver, job: Job) -> Ending | None:
+    result = runner.run(job, _Reporter(driver, job))
+    if isinstance(result, PutOff):
+        return None if driver.put_off(job, result.delay) else Ending(End.FAIL)
+    return result
+
+
+class _Reporter(Reporter):
+    """Reports of a running job through its driver."""
+
+    __slots__ = ("_driver", "_job")
+
+    def __init__(self, driver: BlockingDriver | AsyncDriver, job: Job) -> None:
+        self._driver = driver
+        self._job = job
+
+    def _send(self, name: str, *args: Any) -> bool:
+        job = self._job
+
+        def send() -> None:
+            assert job.link.protocol is not None
+            getattr(job.link.protocol, name)(job.handle, *args)
+
+        return self._driver.report(job, send)
+
+    def progress(self, numerator: int, denominator: int) -> bool:
+        """WORK_STATUS."""
+        return self._send("send_status", numerator, denominator)
+
+    def data(self, data: bytes) -> bool:
+        """WORK_DATA."""
+        return self._send("send_data", data)
+
+    def warning(self, data: bytes) -> bool:
+        """WORK_WARNING."""
+        return self._send("send_warning", data)
+
+
+async def _run_async(app: App, options: WorkerOptions, name: str, child: Child) -> None:
+    runner = Runner(app, f"{name}:{os.getpid()}", in_loop=True)
+    core_options = CoreOptions(options.slots, options.prefetch, client_id=_client_id(name, child))
+    core = _core(app, runner.functions, child, name, core_options)
+
+    async def run(job: Job) -> Ending | None:
+        result = await runner.arun(job, _LoopReporter(driver, job))
+        if isinstance(result, PutOff):
+            return None if driver.put_off(job, result.delay) else Ending(End.FAIL)
+        return result
+
+    driver = AsyncDriver(core, run, app.settings.tls, options.max_tasks_per_child, child.ready)
+    anyio.to_thread.current_default_thread_limiter().total_tokens = max(40, options.slots + 8)
+    async with anyio.create_task_group() as group:
+        group.start_soon(_obey, driver)
+        group.start_soon(_watch_supervisor, driver, child)
+        await driver.serve()
+        group.cancel_scope.cancel()
+    await app.aclose()
+
+
+class _LoopReporter(_Reporter):
+    """Reports to the driver of an event loop, from the loop itself or from a thread that runs a plain function."""
+
+    def _send(self, name: str, *args: Any) -> bool:
+        call: Callable[[], bool] = partial(super()._send, name, *args)
+        try:
+            return anyio.from_thread.run_sync(call)
+        except RuntimeError:
+            return call()
+
+
+async def _obey(driver: AsyncDriver) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+        async for _ in signals:
+            driver.stop()
+
+
+async def _watch_supervisor(driver: AsyncDriver, child: Child) -> None:
+    await anyio.wait_readable(child.supervisor_pipe)
+    log.error("The supervisor is gone; this process ends after what it holds.")
+    driver.stop()
+
+
+def _run_housekeeper(app: App, name: str, child: Child) -> None:
+    options = CoreOptions(
+        SLOTS, prefetch=0, poll_interval=POLL, client_id=_client_id(name, child), exceptions=True, max_put_off=0
+    )
+    core = _core(app, list(FUNCTIONS), child, name, options)
+    with BlockingDriver(core, app.settings.tls, child.ready, quiet=True) as driver:
+        _prepare(driver, child)
+        driver.serve(Housekeeper(app, driver, f"{name}:{os.getpid()}"))
+    app.close()
+
+
+def _run_results(app: App, path: str, child: Child) -> None:
+    service = ResultsService(app.servers, path, tls=app.settings.tls)
+    signal.signal(signal.SIGTERM, lambda number, frame: service.stop())
+
+    def watch() -> None:
+        os.read(child.supervisor_pipe, 1)
+        service.stop()
+
+    threading.Thread(target=watch, name="watch", daemon=True).start()
+    service.run(child.ready)
