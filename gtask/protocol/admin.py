@@ -6,7 +6,7 @@ A job server parses commands and formats answers, an admin client formats comman
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -321,19 +321,20 @@ def _jobs(lines: list[str]) -> list[JobRow]:
 def _workers(lines: list[str]) -> list[WorkerRow]:
     rows = []
     for line in lines:
-        front, colon, names = line.partition(" :")
-        descriptor, _, rest = front.partition(" ")
-        address, _, client_id = rest.partition(" ")
+        # An address may begin with a colon itself.
+        descriptor, _, rest = line.partition(" ")
+        address, _, rest = rest.partition(" ")
+        client_id, colon, names = rest.partition(" :")
         if not colon:
             raise ValueError(f"{line[:80]!r} has no colon")
         rows.append(WorkerRow(int(descriptor), address, client_id, tuple(names.split())))
     return rows
 
 
-_ROWS: Final = {
+_ROWS: Final[dict[str, Callable[[list[str]], Rows]]] = {
     "status": _status,
     "prioritystatus": _priorities,
     "workers": _workers,
     "show jobs": _jobs,
-    "show unique jobs": list[str],
+    "show unique jobs": list,
 }
