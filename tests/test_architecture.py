@@ -53,6 +53,7 @@ FLOORS: dict[str, int] = {
     "gtask.beat": 6,
     "gtask.housekeeper": 6,
     "gtask.runner": 6,
+    "gtask.workers": 6,
     "gtask.__main__": 7,
     "gtask.cli": 7,
     "gtask.dashboard": 7,

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import assert_type
 
-from gtask import App, AsyncResult, Retry, TaskContext, chain, chord, group
+from gtask import App, AsyncResult, Retry, TaskContext, chain, group
 
 app = App("billing", servers=["gearman://127.0.0.1:4730"], results="gearman://")
 
@@ -39,6 +39,7 @@ async def fetch(url: str) -> bytes:
 def a_plain_call_is_a_plain_call() -> None:
     """The function stays what it was."""
     assert_type(calculate(7), Decimal)
+    calculate("7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def a_delayed_call_keeps_parameters_and_result() -> None:
@@ -97,13 +98,29 @@ def wrong_arguments_are_errors() -> None:
 
 
 def signatures_take_the_same_arguments(order_ids: Iterable[int]) -> None:
-    """`.s()` is typed where it is complete; a step of a chain lacks its first argument, so it is not."""
-    (calculate | send).delay(7).get(timeout=30)
+    """A signature may be part of a call, so its arguments are not checked; its result, and a chain's, is known."""
+    assert_type((calculate | send).delay(7), AsyncResult[str])
+    assert_type((calculate.s(7) | send.s() | fetch).delay().get(timeout=30), bytes)
     chain(calculate.s(7), send.s()).delay().get()
-    group(calculate.s(order_id) for order_id in order_ids).delay()
-    chord([calculate.s(order_id) for order_id in order_ids], send.s()).delay()
+    totals = group(calculate.s(order_id) for order_id in order_ids).delay()
+    assert_type(totals.get(timeout=30), list[Decimal])
 
 
 def a_result_is_opened_again_by_its_id(task_id: str) -> None:
     """In another process only the id is left of the type."""
     app.AsyncResult(task_id).get(timeout=30)
+
+
+def misspelt_options_are_errors() -> None:
+    """The options of a call are typed, by name and by value."""
+    calculate.options(priorty="high")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    calculate.apply_async((7,), countdwn=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    calculate.options(priority="urgent")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    App("billing", result_expire=60)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def a_function_of_another_language_is_untyped() -> None:
+    """Nobody knows what a PHP worker takes and returns; everything else is as for any task."""
+    php = app.function("send_mail", codec="json")
+    php.delay({"order": 7}).get(timeout=30)
+    (calculate | php).delay(7)
