@@ -178,10 +178,14 @@ async def _run_async(app: App, options: WorkerOptions, name: str, child: Child) 
             return None if driver.put_off(job, result.delay) else Ending(End.FAIL)
         return result
 
+    # A plain handler rather than the loop's, which would be gone before the process is: whole groups of processes
+    # are told to end, and then this one is told twice.
+    told, tell = os.pipe()
+    signal.signal(signal.SIGTERM, lambda number, frame: os.write(tell, b"."))
     driver = AsyncDriver(core, run, app.settings.tls, options.max_tasks_per_child, child.ready)
     anyio.to_thread.current_default_thread_limiter().total_tokens = max(40, options.slots + 8)
     async with anyio.create_task_group() as group:
-        group.start_soon(_obey, driver)
+        group.start_soon(_obey, driver, told)
         group.start_soon(_watch_supervisor, driver, child)
         await driver.serve()
         group.cancel_scope.cancel()
@@ -199,10 +203,9 @@ class _LoopReporter(_Reporter):
             return call()
 
 
-async def _obey(driver: AsyncDriver) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM) as signals:
-        async for _ in signals:
-            driver.stop()
+async def _obey(driver: AsyncDriver, told: int) -> None:
+    await anyio.wait_readable(told)
+    driver.stop()
 
 
 async def _watch_supervisor(driver: AsyncDriver, child: Child) -> None:

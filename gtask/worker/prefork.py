@@ -28,6 +28,9 @@ QUICK_DEATH: Final = 1.0
 MAX_PAUSE: Final = 30.0
 """Seconds before a process that dies at once is started again, at most."""
 
+TWICE: Final = 1.0
+"""Seconds after which a second SIGTERM is a second order."""
+
 LAST_GRACE: Final = 10.0
 """Seconds the housekeeping processes get to finish after the others are gone."""
 
@@ -86,6 +89,7 @@ class Supervisor:
         self._processes: dict[int, _Process] = {}
         self._signals: list[int] = []
         self._stop_at = 0.0
+        self._told_at = 0.0
         self._quit = False
         self._failures = 0
         self._start_later: list[tuple[float, Role, int]] = []
@@ -227,11 +231,18 @@ class Supervisor:
             if number == signal.SIGHUP:
                 log.info("Replacing the processes one at a time.")
                 self._to_replace = [pid for pid, process in self._processes.items() if not process.stopping]
-            elif number == signal.SIGQUIT or self._stop_at:
+            elif number == signal.SIGQUIT or (self._stop_at and self._meant_twice(number)):
                 self._give_back("Giving the jobs back at once.")
+            elif self._stop_at:
+                continue
             else:
-                self._stop_at = time.monotonic() + self._grace
+                self._told_at = time.monotonic()
+                self._stop_at = self._told_at + self._grace
                 log.info("Stopping: what runs may finish within %g s; a second signal gives it back.", self._grace)
+
+    def _meant_twice(self, number: int) -> bool:
+        """Whether a second signal asks for haste: some managers send SIGTERM to a process and its group at once."""
+        return number == signal.SIGINT or time.monotonic() - self._told_at > TWICE
 
     def _give_back(self, why: str) -> None:
         if not self._quit:
