@@ -265,8 +265,12 @@ class AsyncForegroundJob:
 
     async def __aiter__(self) -> AsyncIterator[WorkData | WorkWarning | WorkStatus]:
         """Gives what the job sends, until it has ended; raises as `result` does when the job's time is up."""
-        while (event := await self._client._run(self._job.advance(None, listening=True))) is not None:
+        while (event := await self.event()) is not None:
             yield event
+
+    async def event(self, timeout: float | None = None) -> WorkData | WorkWarning | WorkStatus | None:
+        """Waits for the next thing the job sends; None when it has ended. See `ForegroundJob.event`."""
+        return await self._client._run(self._job.advance(timeout, listening=True))
 
     @property
     def handle(self) -> str:

@@ -310,8 +310,16 @@ class ForegroundJob:
 
     def __iter__(self) -> Iterator[WorkData | WorkWarning | WorkStatus]:
         """Gives what the job sends, until it has ended; raises as `result` does when the job's time is up."""
-        while (event := self._client._run(self._job.advance(None, listening=True))) is not None:
+        while (event := self.event()) is not None:
             yield event
+
+    def event(self, timeout: float | None = None) -> WorkData | WorkWarning | WorkStatus | None:
+        """Waits for the next thing the job sends; None when it has ended.
+
+        After `timeout` seconds without any it raises `ResultTimeout`, and may be called again. Raises as `Client.call`
+        does.
+        """
+        return self._client._run(self._job.advance(timeout, listening=True))
 
     @property
     def handle(self) -> str:

@@ -67,7 +67,7 @@ class Answer(NamedTuple):
 
 def check_record(record: Record, ttl: float) -> None:
     """Refuses what no store could keep, with `EncodeError`: an id that is too long, a body that is no bytes."""
-    if not _is_id(record.id):
+    if not is_id(record.id):
         raise EncodeError(f"A task id is a text of 1 to {MAX_ID} characters; {record.id!r:.80} is not.")
     if record.state not in _STATES:
         raise EncodeError(f"{record.state!r:.80} is no state of a task.")
@@ -77,7 +77,7 @@ def check_record(record: Record, ttl: float) -> None:
         raise EncodeError(f"A record is kept for a number of seconds; {ttl!r:.80} is none.")
 
 
-def _is_id(id: object) -> bool:
+def is_id(id: object) -> bool:
     """Whether it is a text that is short enough, and that has an encoding (no lone surrogates)."""
     if not isinstance(id, str) or not 0 < len(id) <= MAX_ID:
         return False
@@ -135,7 +135,7 @@ def _record(value: Any) -> Record:
     if not isinstance(value, list) or len(value) != 3:
         raise DecodeError("a record is a list of three: id, state, body")
     id, state, body = value
-    if not _is_id(id):
+    if not is_id(id):
         raise DecodeError(f"its id is {id!r:.80}")
     if not isinstance(state, str) or state not in _STATES:
         raise DecodeError(f"its state is {state!r:.40}")
