@@ -5,7 +5,6 @@ Pure: chance comes in as an argument.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -90,6 +89,6 @@ class RetryPolicy:
         """The delay in seconds that this policy sets before retry number `retries` + 1, jitter included."""
         if not self.retry_backoff:
             return self.default_retry_delay
-        # True is 1: the factor in seconds. Beyond 2**62 nothing grows any more, and floats do not overflow.
-        delay = min(self.retry_backoff_max, math.ldexp(float(self.retry_backoff), min(retries, 62)))
+        # True is 1: the factor in seconds. Beyond 2**62 nothing grows any more, and no number overflows.
+        delay = min(self.retry_backoff_max, MAX_RETRY_DELAY, float(self.retry_backoff) * 2.0 ** min(retries, 62))
         return delay * random() if self.retry_jitter else delay

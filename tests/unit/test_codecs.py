@@ -172,7 +172,7 @@ class TestRefusedOnTheWayOut:
             ({1, Opaque}, "result{...}: a type"),
             ({Opaque: 1}, "result (key <class 'tests.unit.samples.Opaque'>): a type"),
             ([Line("a", Opaque())], "result[0].price: a "),  # type: ignore[arg-type]
-            ((x for x in ()), "result: a generator"),
+            ((x for x in "a"), "result: a generator"),
             ([1j], "result[0]: a complex"),
             (["ok", "\ud800"], "result[1]: 'utf-8' codec can't encode"),
             ({"\ud800": 1}, "result (key '\\ud800'): 'utf-8' codec can't encode"),

@@ -112,8 +112,8 @@ class Odd(Enum):
         ({"a": 2}, Counter[str], Counter("aa")),
         ({"a": 1}, dict, {"a": 1}),
         ("1.5", Decimal | None, Decimal("1.5")),
-        (None, Optional[Decimal], None),
-        ("2024-07-01", Union[int, date], date(2024, 7, 1)),
+        (None, Optional[Decimal], None),  # noqa: UP045
+        ("2024-07-01", Union[int, date], date(2024, 7, 1)),  # noqa: UP007
         ("2024-07-01", date | str, "2024-07-01"),
         ({"name": "n"}, Point | Node | Line, Node("n")),
         ("fast", Literal["fast", "slow"], "fast"),
@@ -230,7 +230,7 @@ def test_what_does_not_fit_is_named(value: Any, annotation: Any, sentence: str) 
 
 
 def test_a_number_too_long_for_text_is_no_trouble() -> None:
-    with pytest.raises(DecodeError, match="^n: expected str, got int <int>"):
+    with pytest.raises(DecodeError, match=r"^n: expected str, got int <int>"):
         convert(10**5000, str, "n")
 
 
