@@ -1,6 +1,6 @@
 """The pytest plugin of gtask: job servers as fixtures, and a list of what was skipped because it is not installed.
 
-pytest loads it by itself wherever gtask is installed, so no server, client or app is loaded before a fixture is used.
+pytest loads it by itself wherever gtask is installed, so servers are loaded by the fixtures that use them.
 """
 
 from __future__ import annotations
