@@ -231,6 +231,7 @@ class Core:
             yield Pause(pause)
 
     def reach_server(self, server: Server, limit: float) -> Flow[Link]:
+        """Finds a connection to one server, or makes one by `limit` at the latest; raises `ConnectFailed`."""
         link = self.links.get(server)
         now = monotonic()
         if link is not None and not link.busy and now - link.used > 1.0:

@@ -187,11 +187,13 @@ class Foreground:
             yield run
             if run.ready:
                 continue
-            if not run.answered:
+            now = monotonic()
+            run.limit = self.trip.limit
+            if not run.answered and now >= run.deadline():
                 self.close()
                 self.run = None
                 self.core.silent(self.trip, run)
-            elif monotonic() >= limit:
+            elif now >= limit:
                 raise ResultTimeout(f"The job of {self.submission.function} did not finish in time.")
 
     def result(self) -> bytes:

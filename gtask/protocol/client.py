@@ -223,7 +223,10 @@ class ClientProtocol:
         elif self._waiting:
             self._events.append(events.Refused(self._waiting.popleft(), error))
         else:
-            raise RemoteProtocolError(f"The job server sent an error that nothing had caused: {error}")
+            self._on_stray_error(error)
+
+    def _on_stray_error(self, error: ServerError) -> None:
+        raise RemoteProtocolError(f"The job server sent an error that nothing had caused: {error}")
 
     def _on_work(self, packet: Packet) -> None:
         tickets = self._jobs.get(packet.args[0])

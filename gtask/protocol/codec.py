@@ -84,10 +84,11 @@ class Decoder:
         buffer = self._buffer
         if buffer:
             buffer += data
-            if len(buffer) < HEADER_SIZE or len(buffer) < HEADER_SIZE + _length(buffer):
+            if len(buffer) < HEADER_SIZE:
+                return []
+            if len(buffer) < HEADER_SIZE + _length(buffer):
                 # Half a packet: nothing is cut, and nothing is copied, until its end is there.
-                if len(buffer) >= HEADER_SIZE:
-                    self._check(bytes(buffer[:HEADER_SIZE]))
+                self._check(bytes(buffer[:HEADER_SIZE]))
                 return []
             data = bytes(buffer)
             buffer.clear()
@@ -101,7 +102,6 @@ class Decoder:
             body = position + HEADER_SIZE
             following = body + length
             if following > end:
-                self._check(data[position:body])
                 break
             try:
                 packets.append(parse_body(_KNOWN[number], data[body:following]))
@@ -115,6 +115,8 @@ class Decoder:
 
     def _check(self, header: bytes) -> None:
         self.error = check_header(header, self._magic, self.max_body)
+        if self.error is not None:
+            self._buffer.clear()
 
 
 def _length(buffer: bytearray) -> int:

@@ -121,7 +121,7 @@ class Noop(NamedTuple):
 
 
 class WorkRefused(NamedTuple):
-    """What this side reported about a job came too late or from the wrong connection: ERROR JOB_NOT_FOUND."""
+    """The job server refused what this side had reported: mostly JOB_NOT_FOUND, too late or over another connection."""
 
     error: ServerError
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from gtask.errors import LocalProtocolError, RemoteProtocolError
+from gtask.errors import LocalProtocolError, RemoteProtocolError, ServerError
 from gtask.protocol import events
 from gtask.protocol.client import ClientProtocol
 from gtask.protocol.codec import MAX_BODY, encode_request
@@ -166,6 +166,10 @@ class WorkerProtocol(ClientProtocol):
             self.asleep = False
             self.must_grab = True
             self._events.append(events.Noop())
+
+    def _on_stray_error(self, error: ServerError) -> None:
+        # Most of what a worker says has no answer when all is well, so an ERROR may be about any of it.
+        self._events.append(events.WorkRefused(error))
 
     def _close(self) -> None:
         super()._close()
