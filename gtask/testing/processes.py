@@ -192,11 +192,13 @@ def worker(
 ) -> Iterator[Program]:
     """Runs `gtask worker` as a process, in the folder `cwd` from which `app` is imported.
 
-    `servers` are the job servers' addresses (None: as the app says), `concurrency` and `pool` the flags ``-c`` and
-    ``--pool``, `options` any others. The block begins when a line of its log matches `ready` (None: at once);
+    `servers` are the job servers' addresses (None: as the app says), `concurrency` and `pool` the flags ``-c`` (which
+    the pool solo does without) and ``--pool``, `options` any others. Its `children()` are the processes that run tasks
+    and the one that moves delayed jobs. The block begins when a line of its log matches `ready` (None: at once);
     `ProgramFailed` when that takes more than `timeout` seconds.
     """
-    command = [sys.executable, "-m", "gtask", "worker", app, "-c", str(concurrency), "--pool", pool, *options]
+    size = [] if pool == "solo" else ["-c", str(concurrency)]
+    command = [sys.executable, "-m", "gtask", "worker", app, "--pool", pool, *size, *options]
     environment: dict[str, str | None] = {"PYTHONUNBUFFERED": "1", **(env or {})}
     if servers is not None:
         environment["GTASK_SERVERS"] = servers if isinstance(servers, str) else ",".join(servers)

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from gtask.testing import JobServerProgram, ProgramFailed, free_port, gearmand, job_server, port_is_open, processes
+from gtask.testing import (
+    JobServerProgram,
+    ProgramFailed,
+    free_port,
+    gearmand,
+    job_server,
+    port_is_open,
+    processes,
+    worker,
+)
 from gtask.testing.requirements import require
 
 Start = Callable[..., AbstractContextManager[JobServerProgram]]
@@ -57,4 +66,34 @@ def test_a_taken_port_is_given_up_for_another(start: Start, monkeypatch: pytest.
 
 def test_a_taken_port_that_was_asked_for_is_an_error(start: Start) -> None:
     with start() as first, pytest.raises(ProgramFailed), start(port=first.port):
+        pass
+
+
+APP = """
+from gtask import App
+
+app = App("example")
+
+@app.task
+def double(number: int) -> int:
+    return 2 * number
+"""
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_worker_takes_jobs_when_the_block_begins_and_is_gone_after_it(pool: str, tmp_path: Path) -> None:
+    tmp_path.joinpath("app.py").write_text(APP)
+    with job_server() as server, worker("app:app", cwd=tmp_path, servers=server.url, pool=pool) as program:
+        assert any(line.startswith("double\t") for line in server.admin("status"))
+        children = program.children()
+        assert children
+
+        program.terminate()
+        assert program.wait() == 0
+
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ProgramFailed, match="nowhere"), worker("nowhere:app", cwd=tmp_path):
         pass
