@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 
 import hypothesis.strategies as st
 from hypothesis import settings
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
 
 from gtask.protocol.admin import Command
 from gtask.protocol.packets import Packet, PacketType
@@ -75,8 +84,8 @@ class EngineMachine(RuleBasedStateMachine):
 
     clients = Bundle("clients")
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(target=clients)
+    def start(self) -> MultipleResults[Client]:
         self.engine = Engine()
         self.now = 1_000_000.0
         self.stored: set[bytes] = set()
@@ -85,6 +94,11 @@ class EngineMachine(RuleBasedStateMachine):
         self.later: list[Model] = []
         self.running: list[Model] = []
         self.count = 0
+        # Sleepers with different abilities, so that what wakes whom is tried from the first step.
+        found = [self.connect(abilities) for abilities in ({b"a"}, {b"a", b"b"}, {b"a"}, set[bytes]())]
+        for client in found:
+            self.put_to_sleep(client)
+        return multiple(*found)
 
     # --- plumbing --------------------------------------------------------------------------------------------
 
@@ -126,9 +140,16 @@ class EngineMachine(RuleBasedStateMachine):
             if job in jobs:
                 jobs.remove(job)
 
+    def put_to_sleep(self, client: Client) -> None:
+        client.sleeping = True
+        assert self.send(client, T.PRE_SLEEP) == []
+        ready = any(job.function in client.abilities for job in self.queue)
+        assert client.sleeping != ready
+        if not ready:
+            client.woken = None
+
     # --- rules -----------------------------------------------------------------------------------------------
 
-    @rule(target=clients, abilities=st.sets(st.sampled_from(FUNCTIONS)))
     def connect(self, abilities: set[bytes]) -> Client:
         client = Client(Peer())
         self.peers[client.peer] = client
@@ -189,14 +210,13 @@ class EngineMachine(RuleBasedStateMachine):
         job.worker = client
         self.running.append(job)
 
+    @rule(target=clients, abilities=st.sets(st.sampled_from(FUNCTIONS)))
+    def arrive(self, abilities: set[bytes]) -> Client:
+        return self.connect(abilities)
+
     @rule(client=clients)
     def sleep(self, client: Client) -> None:
-        client.sleeping = True
-        assert self.send(client, T.PRE_SLEEP) == []
-        ready = any(job.function in client.abilities for job in self.queue)
-        assert client.sleeping != ready
-        if not ready:
-            client.woken = None
+        self.put_to_sleep(client)
 
     @rule(client=clients, type=st.sampled_from([T.WORK_COMPLETE, T.WORK_FAIL, T.WORK_EXCEPTION]))
     def finish(self, client: Client, type: PacketType) -> None:
@@ -303,5 +323,5 @@ class EngineMachine(RuleBasedStateMachine):
             assert coming >= work or not any(client.sleeping for client in able)
 
 
-EngineMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+EngineMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 test_engine = EngineMachine.TestCase
