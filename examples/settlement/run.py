@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -38,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PHP_WORKER = Path(__file__).with_name("php") / "send_worker.php"
 ANSWER_TIMEOUT = 300.0
 MAIL_TIMEOUT = 30.0
+TABLE_WIDTH = 120
 IN_FLIGHT = 4
 """Chains under way per process of the worker: enough to keep it busy, and few enough to hold in memory."""
 
@@ -46,7 +48,7 @@ IN_FLIGHT = 4
 class Outcome:
     """What came back for one merchant; `fault` instead where something was raised."""
 
-    expected: Expected
+    merchant: str
     settlement: Settlement | None = None
     mail: str = ""
     fault: str = ""
@@ -127,47 +129,43 @@ def settle_all(chain: Any, paths: list[Path], in_flight: int) -> Iterator[Outcom
 
 def collect(path: Path, sent: Any) -> Outcome:
     """Waits for the end of one chain; its last step returns the mail's address, the one before it the settlement."""
-    outcome = Outcome(expected_of(path))
+    outcome = Outcome(path.stem)
     try:
         outcome.mail = sent.get(timeout=ANSWER_TIMEOUT)
         outcome.settlement = sent.parent.get(timeout=ANSWER_TIMEOUT)
     except Exception as error:  # whatever it is, it is this merchant's fault line and not the end of the others
-        outcome.fault = f"{outcome.expected.merchant}: {type(error).__name__}: {error}"
+        outcome.fault = f"{outcome.merchant}: {type(error).__name__}: {error}"
     return outcome
 
 
-def faults_of(outcomes: list[Outcome], mails: list[bytes]) -> list[str]:
-    """Everything that is not as the independent sum says, one sentence each."""
+def faults_of(expected: list[Expected], outcomes: list[Outcome], mails: list[bytes]) -> list[str]:
+    """Everything that is not as the independent sum says, one sentence each; both lists in the merchants' order."""
     faults = []
-    for outcome in outcomes:
+    for wanted, outcome in zip(expected, outcomes, strict=True):
         if outcome.settlement is None:
             faults.append(outcome.fault)
             continue
-        faults += check_settlement(outcome.expected, outcome.settlement)
-        if outcome.mail != mail_address(outcome.expected.merchant):
-            faults.append(f"{outcome.expected.merchant}: send returned {outcome.mail!r}.")
-    return faults + check_mails([outcome.expected for outcome in outcomes], mails)
+        faults += check_settlement(wanted, outcome.settlement)
+        if outcome.mail != mail_address(wanted.merchant):
+            faults.append(f"{wanted.merchant}: send returned {outcome.mail!r}.")
+    return faults + check_mails(expected, mails)
 
 
 def table_of(outcomes: list[Outcome]) -> Table:
     """The summary, one row per merchant and one for all."""
-    table = Table(title="Settlements, in EUR", show_footer=True)
+    table = Table(title="Settlements, in EUR", show_footer=True, box=SIMPLE, padding=(0, 1), collapse_padding=True)
     done = [outcome.settlement for outcome in outcomes if outcome.settlement is not None]
     table.add_column("Merchant", f"{len(done)} of {len(outcomes)}")
-    table.add_column("Orders", f"{sum(one.orders for one in done):,}", justify="right")
-    for name, label in (
-        ("gross", "Gross"),
-        ("refunds", "Refunds"),
-        ("fees", "Fees"),
-        ("vat", "VAT"),
-        ("payout", "Payout"),
-    ):
-        table.add_column(label, f"{sum((getattr(one, name) for one in done), NOTHING):,}", justify="right")
+    table.add_column("Orders", f"{sum(one.orders for one in done):,}", justify="right", no_wrap=True)
+    for name in AMOUNTS:
+        label = "VAT" if name == "vat" else name.capitalize()
+        total = sum((getattr(one, name) for one in done), NOTHING)
+        table.add_column(label, f"{total:,}", justify="right", no_wrap=True)
     table.add_column("Mail")
     for outcome in outcomes:
         settlement = outcome.settlement
         if settlement is None:
-            table.add_row(outcome.expected.merchant, *[""] * 6, "[red]failed[/red]")
+            table.add_row(outcome.merchant, *[""] * 6, "[red]failed[/red]")
             continue
         amounts = [f"{getattr(settlement, name):,}" for name in AMOUNTS]
         table.add_row(settlement.merchant, f"{settlement.orders:,}", *amounts, outcome.mail)
@@ -199,13 +197,15 @@ def run(options: argparse.Namespace, folder: Path, console: Console) -> list[str
     console.print(table_of(outcomes))
     orders = options.merchants * options.orders
     console.print(f"{orders:,} orders in {seconds:.1f} s, {orders / seconds:,.0f} a second.")
-    return faults_of(outcomes, mails)
+    return faults_of([expected_of(path) for path in paths], outcomes, mails)
 
 
 def main(given: list[str] | None = None) -> int:
     """Runs the example and returns the exit code."""
     options = arguments(given)
-    console = Console()
+    console = Console(soft_wrap=True)
+    # Amounts must not be cut, so the table has its width also where nobody says how wide the terminal is.
+    console.width = max(console.width, TABLE_WIDTH)
     with tempfile.TemporaryDirectory(prefix="settlement-") as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

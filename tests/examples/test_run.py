@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from examples.settlement.check import expected_of
+from examples.settlement.check import Expected, expected_of
 from examples.settlement.mail import build_mail
 from examples.settlement.orders import generate, read_csv, write_csv
 from examples.settlement.run import Outcome, arguments, faults_of, make_files, table_of
-from examples.settlement.settle import settle
+from examples.settlement.settle import Settlement, settle
 from gtask.testing.requirements import require
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,21 +57,21 @@ def test_with_other_pools(pool: str) -> None:
     assert_settled(run(f"--pool={pool}"))
 
 
-def outcome(folder: Path, merchant: str) -> Outcome:
+def month(folder: Path, merchant: str) -> tuple[Expected, Settlement]:
     path = folder / f"{merchant}.csv"
     write_csv(path, generate(merchant, 100))
-    return Outcome(expected_of(path), settle(read_csv(path)), f"{merchant.lower()}@merchants.example")
+    return expected_of(path), settle(read_csv(path))
 
 
 def test_every_difference_is_a_sentence(tmp_path: Path) -> None:
-    right, wrong, failed = (outcome(tmp_path, merchant) for merchant in ("M001", "M002", "M003"))
-    assert right.settlement is not None
-    assert wrong.settlement is not None
-    mails = [build_mail(one).as_bytes() for one in (right.settlement, wrong.settlement)]
-    wrong.settlement = dataclasses.replace(wrong.settlement, payout=wrong.settlement.payout + Decimal("0.01"))
-    wrong.mail = "nobody"
-    failed.settlement, failed.fault = None, "M003: ValueError: it failed"
-    faults = faults_of([right, wrong, failed], mails)
+    (first, right), (second, wrong), (third, _) = (month(tmp_path, merchant) for merchant in ("M001", "M002", "M003"))
+    mails = [build_mail(one).as_bytes() for one in (right, wrong)]
+    outcomes = [
+        Outcome("M001", right, "m001@merchants.example"),
+        Outcome("M002", dataclasses.replace(wrong, payout=wrong.payout + Decimal("0.01")), "nobody"),
+        Outcome("M003", fault="M003: ValueError: it failed"),
+    ]
+    faults = faults_of([first, second, third], outcomes, mails)
     assert len(faults) == 4
     assert faults[0].startswith("M002: the settlement's payout should be")
     assert faults[1:] == [
@@ -79,8 +79,8 @@ def test_every_difference_is_a_sentence(tmp_path: Path) -> None:
         "M003: ValueError: it failed",
         "M003: one mail was expected and 0 arrived.",
     ]
-    assert faults_of([right], mails[:1]) == []
-    assert table_of([right, wrong, failed]).row_count == 3
+    assert faults_of([first], outcomes[:1], mails[:1]) == []
+    assert table_of(outcomes).row_count == 3
 
 
 def test_files_are_made_for_every_merchant(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.foreign.conftest import LIMIT, House
 
 WRONG = '[{"merchant": "M001", "order": "17", "day": "2026-03-01", "items": [{"product": "tea", "quantity": 0, %s}]}]'
 NO_QUANTITY = WRONG % '"price": "1.00", "rate": "0.01", "refund": "0.00"'
-MONEY_IS_FLOAT = WRONG % '"price": 1.00, "rate": "0.01", "refund": "0.00"'
+MONEY_IS_FLOAT = WRONG % '"price": 1.25, "rate": "0.01", "refund": "0.00"'
 
 
 def settlement(text: str) -> Settlement:
@@ -59,7 +59,7 @@ def test_php_sees_the_exception(house: House, write: Callable[[str], str]) -> No
 def test_wrong_types_are_named_with_their_path(house: House, write: Callable[[str], str]) -> None:
     done = house.php(write(MONEY_IS_FLOAT))
     assert done.returncode == 1
-    assert "orders[0].items[0].price: expected str, got float 1.0" in done.stderr
+    assert "orders[0].items[0].price: expected str, got float 1.25" in done.stderr
 
 
 def test_php_background_with_an_id(
