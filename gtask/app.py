@@ -61,7 +61,7 @@ class App:
         self.name = name
         self.servers = parse_servers(servers)
         self.settings = Settings.of(name, settings)
-        self.middleware = Stack([*middleware, *default_middleware()])
+        self.middleware = Stack([*middleware, *default_middleware(self.servers)])
         self.tasks: dict[str, BaseTask[..., Any]] = {}
         self._results = results
         self._store: ResultStore | None = None
@@ -201,6 +201,16 @@ class App:
     def send_group(self, members: Sequence[Sequence[Signature[Any]]]) -> GroupResult[Any]:
         """Sends chains side by side, in one go."""
         return self._sender.send_group(members)
+
+    def send_chord(self, members: Sequence[Sequence[Signature[Any]]], body: Sequence[Signature[Any]]) -> Handle[Any]:
+        """Sends a chord; `chord(...).delay()` is the way to write it."""
+        return self._sender.send_chord(members, body)
+
+    async def asend_chord(
+        self, members: Sequence[Sequence[Signature[Any]]], body: Sequence[Signature[Any]]
+    ) -> Handle[Any]:
+        """`send_chord` for async code."""
+        return await self._async_sender.send_chord(members, body)
 
     def call(self, step: Signature[Any]) -> Any:
         """Runs one signature as a foreground job and returns its answer; `Task.call` is the way to write it."""

@@ -10,8 +10,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import ExitStack
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio.to_thread
@@ -23,6 +24,7 @@ from gtask.failures import error_info
 from gtask.message import decode_message, parse_wire_unique
 from gtask.middleware import default_middleware
 from gtask.middleware.results import keeps_result
+from gtask.results.joins import Join
 from gtask.results.records import outcome_to_record
 from gtask.states import ErrorInfo, Outcome, Record, State
 from gtask.task import BaseTask, Task
@@ -96,16 +98,16 @@ class Runner:
             outcome = self._broken(context, error)
         finally:
             leave(token)
-        ending, records = self._end(context, outcome)
-        if records and isinstance(ending, Ending):
-            return await anyio.to_thread.run_sync(self._store_carefully, ending, records, self._put)
+        ending = self._end(context, outcome)
+        if isinstance(ending, Ending) and self._keeps_here(context):
+            return await anyio.to_thread.run_sync(self._keep, ending, context.records, context.joins)
         return ending
 
     def close(self, context: TaskContext, outcome: Outcome) -> Ending | PutOff:
         """Says how a job ends whose run led to `outcome`, after storing what is stored from here."""
-        ending, records = self._end(context, outcome)
-        if records and isinstance(ending, Ending):
-            return self._store_carefully(ending, records, self._put)
+        ending = self._end(context, outcome)
+        if isinstance(ending, Ending) and self._keeps_here(context):
+            return self._keep(ending, context.records, context.joins)
         return ending
 
     @staticmethod
@@ -117,7 +119,8 @@ class Runner:
         runner = getattr(self._loops, "runner", None)
         if runner is None:
             runner = self._loops.runner = asyncio.Runner()
-        outcome: Outcome = runner.run(_coroutine(flow))
+        # Without one it would run each task in the context of the loop's first, with that one as the current task.
+        outcome: Outcome = runner.run(_coroutine(flow), context=copy_context())
         return outcome
 
     def close_loop(self) -> None:
@@ -151,7 +154,7 @@ class Runner:
         record = outcome_to_record(Outcome(task_id, State.FAILURE, error=info, task=job.function, worker=self.worker))
         carriage = store.carry(record, self.app.settings.result_expires)
         if carriage is None:
-            return self._store_carefully(ending, [record], self._put)
+            return self._keep(ending, [record], [])
         return ending._replace(carried=Carried(carriage.function, (carriage.item,)))
 
     # --- the body --------------------------------------------------------------------------------------------
@@ -191,22 +194,21 @@ class Runner:
         outcome = Outcome(context.id, State.FAILURE, error=error_info(error), task=context.message.task)
         context.following.clear()
         context.records.clear()
+        context.joins.clear()
         if keeps_result(context):
             context.records.append(outcome_to_record(outcome))
         return outcome
 
     # --- from outcome to ending ------------------------------------------------------------------------------
 
-    def _end(self, context: TaskContext, outcome: Outcome) -> tuple[Ending | PutOff, list[Record]]:
-        """The ending, and the records that are still to be stored from here."""
-        form = context.message.form
+    def _end(self, context: TaskContext, outcome: Outcome) -> Ending | PutOff:
+        """The ending, with what travels to the store on the job server; `_keep` does what is stored from here."""
         if context.foreground and outcome.state is State.RETRY:
-            return PutOff(outcome.delay), []
-        end, data = self._answer(form, outcome, context.foreground)
+            return PutOff(outcome.delay)
+        end, data = self._answer(context.message.form, outcome, context.foreground)
         if context.foreground:
-            return Ending(end, data), []
-        carried, own = self._carry(context.records)
-        return Ending(end, data, carried, tuple(context.following)), own
+            return Ending(end, data)
+        return Ending(end, data, self._carry(context), tuple(context.following))
 
     def _answer(self, form: Form, outcome: Outcome, foreground: bool) -> tuple[End, bytes]:
         if outcome.state is State.RETRY or (form is Form.ENVELOPE and not foreground):
@@ -221,38 +223,41 @@ class Runner:
                 log.error("Task %s[%s] returned what cannot be sent: %s", outcome.task, outcome.id, unsendable)
         return End.EXCEPTION, encode_failure(form, error)
 
-    def _carry(self, records: Sequence[Record]) -> tuple[Carried | None, list[Record]]:
+    def _carry(self, context: TaskContext) -> Carried | None:
         store = self.app.store
-        if store is None or not records:
-            return None, []
+        if store is None or not (context.records or context.joins):
+            return None
         ttl = self.app.settings.result_expires
-        function, items = "", []
-        for record in records:
-            carriage = store.carry(record, ttl)
-            if carriage is None:
-                return None, list(records)
-            function = carriage.function
-            items.append(carriage.item)
-        return Carried(function, tuple(items)), []
+        carried = [store.carry(record, ttl) for record in context.records]
+        carried += [store.carry_join(join, ttl) for join in context.joins]
+        items = tuple(carriage.item for carriage in carried if carriage is not None)
+        return Carried(carried[0].function, items) if carried[0] is not None else None
 
-    def _put(self, records: list[Record]) -> None:
+    def _keeps_here(self, context: TaskContext) -> bool:
+        """Whether this process writes to the store itself: nothing of it travels with a job."""
         store = self.app.store
-        if store is not None:
-            store.put(records, self.app.settings.result_expires)
+        if store is None or not (context.records or context.joins):
+            return False
+        ttl = self.app.settings.result_expires
+        if context.records:
+            return store.carry(context.records[0], ttl) is None
+        return store.carry_join(context.joins[0], ttl) is None
 
-    def _store_carefully(self, ending: Ending, records: list[Record], put: Callable[[list[Record]], None]) -> Ending:
-        """Stores records, with patience; a job whose result cannot be stored fails, and goes no further."""
-        if not records:
-            return ending
+    def _keep(self, ending: Ending, records: Sequence[Record], joins: Sequence[Join]) -> Ending:
+        """Stores from here, with patience; a job whose result cannot be stored fails, and goes no further."""
+        store, ttl = self.app.store, self.app.settings.result_expires
+        assert store is not None
         for pause in (*STORE_PAUSES, None):
             try:
-                put(records)
-                return ending
+                if records:
+                    store.put(records, ttl)
+                completed = [job for join in joins if (job := store.join(join, ttl)) is not None]
+                return ending._replace(submissions=(*ending.submissions, *completed))
             except Exception as error:
-                log.error("The result of %s could not be stored: %s", records[0].id, error)
+                log.error("A result could not be stored: %s", error)
                 if pause is not None:
                     time.sleep(pause)
-        log.error("The result of %s is lost: its store takes nothing.", records[0].id)
+        log.error("A result is lost: its store takes nothing.")
         return Ending(End.FAIL)
 
 

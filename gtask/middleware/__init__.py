@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gtask.middleware.base import Middleware, Next, Stack
 from gtask.middleware.canvas import Canvas
 from gtask.middleware.logging import Logging
 from gtask.middleware.results import Results
 from gtask.middleware.retries import Retries
 from gtask.middleware.tracing import Tracing
+from gtask.types import Server
 
 
-def default_middleware() -> list[Middleware]:
-    """gtask's own middleware, outermost first.
+def default_middleware(servers: Sequence[Server] = ()) -> list[Middleware]:
+    """gtask's own middleware, outermost first, for an App on these job servers.
 
     Read from the inside it is the promise of the design, section 6: `Retries` makes an outcome of
     what was raised, `Results` keeps the final outcome, `Canvas` goes on from it.
     """
-    return [Logging(), Tracing(), Canvas(), Results(), Retries()]
+    return [Logging(), Tracing(servers), Canvas(), Results(), Retries()]
 
 
 __all__ = [
