@@ -58,6 +58,9 @@ LOOK_EVERY: Final = 0.25
 LOOK_IDS: Final = 2000
 """Ids that are looked up in one round after another process has written."""
 
+BUSY: Final = 2.0
+"""Seconds the file may be held by another process before a write is put off; the job servers wait meanwhile."""
+
 RETRY_PAUSE: Final = 1.0
 COMPLAIN_EVERY: Final = 60.0
 """Seconds between two attempts to write to a file that cannot be written, and between two lines of the log about it."""
@@ -82,7 +85,7 @@ class ResultsService:
         max_waits: int = MAX_WAITS,
     ) -> None:
         self.servers = parse_servers(servers)
-        self.store = SqliteStore(path)
+        self.store = SqliteStore(path, BUSY)
         self._tls = tls
         self._max_waits = max_waits
         self._driver: BlockingDriver | None = None

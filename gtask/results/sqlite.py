@@ -71,11 +71,13 @@ class SqliteStore(ResultStore):
 
     `path` is taken from the current folder if it is relative. The folder has to be on a local disk: SQLite's locks
     do not work over network file systems. Raises `ConfigurationError` at the first use when the file is no result
-    store of gtask, `ResultError` when it cannot be read or written. Safe to use from several threads.
+    store of gtask, `ResultError` when it cannot be read or written: `busy` is how many seconds another process may be
+    writing before that is said. Safe to use from several threads.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], busy: float = BUSY) -> None:
         self.path = os.path.abspath(path)
+        self._busy = busy
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._db: sqlite3.Connection | None = None
@@ -204,7 +206,7 @@ class SqliteStore(ResultStore):
             self._after_foreign_fork()
         with self._lock, _explained(self.path):
             if self._db is None:
-                self._db = _open(self.path)
+                self._db = _open(self.path, self._busy)
             yield self._db
 
     @contextmanager
@@ -234,12 +236,12 @@ class SqliteStore(ResultStore):
         self._pid = os.getpid()
 
 
-def _open(path: str) -> sqlite3.Connection:
+def _open(path: str, busy: float) -> sqlite3.Connection:
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise ConfigurationError(f"Results cannot be kept in {path}: the folder {folder} does not exist; create it.")
     try:
-        db = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(path, timeout=busy, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
         raise ConfigurationError(
             f"Results cannot be kept in {path}: {error}. Name a file that can be written."

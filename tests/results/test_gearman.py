@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgpack
 import pytest
 
 from gtask.client import Client
-from gtask.errors import EncodeError, JobFailed, ResultsUnavailable
-from gtask.results import GearmanStore, ResultStore
+from gtask.errors import EncodeError, ResultsUnavailable
+from gtask.results import GearmanStore, ResultStore, SqliteStore
 from gtask.results.wire import PUT, WAIT, Answer, Ask, decode_answer, encode_ask, encode_item
 from gtask.states import Record, State
 from gtask.testing.contracts import PATIENCE, TTL, ResultStoreContract, new_id, settle, wait_for_all
 from gtask.testing.embedded import EmbeddedServer
 from gtask.testing.programs import Program, free_port, wait_until
 from gtask.types import Submission
-from gtask.worker.blocking import BlockingDriver
-from tests.results.conftest import jobs, running, serving, workers
+from tests.results.conftest import jobs, running, service_program, serving, workers
 
 Servers = Any  # EmbeddedServer or JobServerProgram
 
@@ -92,8 +92,6 @@ def test_without_a_job_server_it_says_so() -> None:
 
 def test_a_busy_service_is_not_called_absent(store: GearmanStore, any_server: Servers, tmp_path: Path) -> None:
     """It is stopped in its tracks for longer than a sign may take, and the wait goes on."""
-    from tests.results.conftest import service_program
-
     with service_program(any_server.url, tmp_path / "results.db") as program, ThreadPoolExecutor(2) as pool:
         wait_until(lambda: workers(any_server.url), PATIENCE, "the results service")
         program.kill(signum=signal.SIGSTOP)
@@ -228,8 +226,6 @@ def test_items_that_cannot_be_read_are_dropped(
     served: GearmanStore, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The others in the same job are kept, and the service lives."""
-    import msgpack
-
     first, second, third = (Record(new_id(), State.SUCCESS, b"%d" % number) for number in range(3))
     bad: list[object] = [
         {"id": "a"},
@@ -328,8 +324,6 @@ def test_ten_thousand_puts(served: GearmanStore, client: Client) -> None:
 
 def test_another_process_writes_to_the_file(any_server: Servers, tmp_path: Path) -> None:
     """A question that is held sees it too."""
-    from gtask.results import SqliteStore
-
     record = Record(new_id(), State.SUCCESS, b"x")
     store, file = GearmanStore(any_server.url), SqliteStore(tmp_path / "results.db")
     with serving(any_server.url, tmp_path / "results.db"), ThreadPoolExecutor(1) as pool:
@@ -349,6 +343,3 @@ def test_a_record_that_cannot_be_carried_is_refused() -> None:
         store.carry(Record("x", State.SUCCESS, "text"), TTL)  # type: ignore[arg-type]
     carriage = store.carry(Record("x", State.SUCCESS, b"y"), TTL)
     assert carriage.function == PUT
-
-
-_ = (JobFailed, BlockingDriver)

@@ -1,0 +1,116 @@
+"""Items, asks and answers as bytes, and everything that is none."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gtask.errors import DecodeError, EncodeError
+from gtask.results import wire
+from gtask.results.wire import Answer, Ask, Item
+from gtask.states import Record, State
+
+records = st.builds(
+    Record,
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60),
+    st.sampled_from(State),
+    st.binary(max_size=200),
+)
+ttls = st.floats(0, wire.MAX_TTL)
+
+
+@given(st.lists(st.tuples(records, ttls)))
+def test_items_are_joined_by_joining_their_bytes(pairs: list[tuple[Record, float]]) -> None:
+    workload = b"".join(wire.encode_item(record, ttl) for record, ttl in pairs)
+    assert wire.decode_items(workload) == ([Item(*pair) for pair in pairs], [])
+
+
+@given(st.lists(records, max_size=5), st.binary(max_size=30), st.lists(records, max_size=5))
+def test_items_before_a_broken_one_are_kept(before: list[Record], junk: bytes, after: list[Record]) -> None:
+    """Whatever the bytes are: nothing is raised, and nothing in front of them is lost."""
+    items = [wire.encode_item(record, 5.0) for record in before]
+    found, _ = wire.decode_items(b"".join(items) + junk + b"".join(wire.encode_item(record, 5.0) for record in after))
+    assert [item.record for item in found[: len(before)]] == before
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_the_reader(junk: bytes) -> None:
+    wire.decode_items(junk)
+    for decode in (wire.decode_ask, wire.decode_answer):
+        try:
+            decode(junk)
+        except DecodeError:
+            pass
+
+
+def test_a_bomb_of_nested_lists_is_dropped() -> None:
+    items, complaints = wire.decode_items(b"\x91" * 100_000)
+    assert items == []
+    assert len(complaints) == 1
+    with pytest.raises(DecodeError):
+        wire.decode_ask(b"\x81\xa3ids" + b"\x91" * 100_000)
+
+
+def test_only_some_of_the_bad_items_are_described() -> None:
+    _, complaints = wire.decode_items(b"\x07" * 5000)
+    assert len(complaints) == wire.MAX_COMPLAINTS + 1
+    assert complaints[-1] == "and 4990 more"
+
+
+def test_a_text_that_is_no_utf8_spoils_only_its_own_item() -> None:
+    good = wire.encode_item(Record("a", State.SUCCESS), 5.0)
+    bad = b"\x94\xa1\xff\xa7SUCCESS\xc4\x00\x05"
+    items, complaints = wire.decode_items(good + bad + good)
+    assert len(items) == 2
+    assert "its id is" in complaints[0]
+
+
+def test_times_are_bounded() -> None:
+    item = msgpack.packb(["a", "SUCCESS", b"", 1e300]) + msgpack.packb(["b", "SUCCESS", b"", -5])
+    assert [item.ttl for item in wire.decode_items(item)[0]] == [wire.MAX_TTL, 0.0]
+    ask = wire.decode_ask(wire.encode_ask(Ask(("a",), 1e9)))
+    assert ask.timeout == wire.MAX_HOLD
+
+
+@pytest.mark.parametrize(
+    ("record", "ttl", "match"),
+    [
+        (Record("", State.SUCCESS), 1.0, "task id"),
+        (Record("x" * 256, State.SUCCESS), 1.0, "task id"),
+        (Record("\udcff", State.SUCCESS), 1.0, "task id"),
+        (Record("a", "DONE"), 1.0, "no state"),  # type: ignore[arg-type]
+        (Record("a", State.SUCCESS, "text"), 1.0, "body"),  # type: ignore[arg-type]
+        (Record("a", State.SUCCESS), float("nan"), "seconds"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_where_it_is_put(record: Record, ttl: float, match: str) -> None:
+    with pytest.raises(EncodeError, match=match):
+        wire.encode_item(record, ttl)
+
+
+def test_an_answer_is_cut_where_it_is_too_long() -> None:
+    large = [Record(str(number), State.SUCCESS, bytes(wire.MAX_ANSWER // 2)) for number in range(4)]
+    assert wire.cut_answer(large) == (large[:1], True)
+    assert wire.cut_answer(large[:1]) == (large[:1], False)
+    huge = Record("a", State.SUCCESS, bytes(wire.MAX_ANSWER + 1))
+    assert wire.cut_answer([huge]) == ([huge], False)
+
+
+def test_answers_and_refusals() -> None:
+    records = [Record("a", State.FAILURE, b"x")]
+    assert wire.decode_answer(wire.encode_answer(records, True)) == Answer(records, True)
+    assert wire.decode_answer(wire.encode_refusal("no")) == "no"
+    bads: list[object] = [{"records": 7}, {"records": [["a", "DONE", b""]]}, {"records": [7]}, {}, []]
+    for bad in bads:
+        with pytest.raises(DecodeError):
+            wire.decode_answer(msgpack.packb(bad))
+
+
+@given(st.lists(st.binary(min_size=1, max_size=30)), st.integers(1, 5), st.integers(1, 50))
+def test_items_are_cut_into_jobs(items: list[bytes], most: int, size: int) -> None:
+    jobs = list(wire.cut_items(items, most, size))
+    assert b"".join(jobs) == b"".join(items)
+    assert all(jobs)
+    assert all(len(job) <= max(size, max(map(len, items))) for job in jobs)
