@@ -26,6 +26,7 @@ FLOORS: dict[str, int] = {
     "gtask.server": 2,  # the engine and what it is made of; what touches sockets and files is named below
     "gtask.server.__init__": 3,
     "gtask.server.connection": 3,
+    "gtask.server.host": 3,
     "gtask.server.listener": 3,
     "gtask.server.sqlite": 3,
     "gtask.client": 3,

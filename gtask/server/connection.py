@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 import socket
-from collections.abc import Iterable
 from typing import Final
 
-from gtask.errors import ConfigurationError
 from gtask.protocol.server import Request, ServerProtocol
 from gtask.server.jobs import Peer
-
-BACKLOG: Final = 1024
-"""Connections that may wait to be accepted: a whole fleet reconnects at once."""
 
 READ_SIZE: Final = 64 * 1024
 """Bytes read from one peer in one round, so that none can keep the others waiting."""
@@ -84,33 +78,3 @@ class Connection:
         except OSError:
             return False
         return True
-
-
-def handle_prefix() -> bytes:
-    """The start of all handles of one server, as `H:host:random`."""
-    # Random, so that no handle is used again after a restart; with the counter it stays within 63 bytes.
-    host = socket.gethostname().encode(errors="replace").replace(b"\0", b"")[:36]
-    return b"H:%b:%b" % (host, secrets.token_hex(4).encode())
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; raises `ConfigurationError` when there can be none at this address."""
-    try:
-        candidates: Iterable[tuple[int, int, int, str, tuple[object, ...]]] = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, kind, protocol, _, address = next(iter(candidates))
-        sock = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ConfigurationError(f"{host} is no address this machine can listen at: {error}.") from error
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setblocking(False)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise ConfigurationError(
-            f"The job server cannot listen at {host}:{port}: {error.strerror}. Is another one running there?"
-        ) from error
-    return sock

@@ -18,13 +18,14 @@ from typing import Final, Self
 
 from gtask.errors import ConfigurationError
 from gtask.protocol.codec import MAX_BODY
-from gtask.server.connection import Connection, handle_prefix, listen
-from gtask.server.effects import Close, Effect, Forget, Persist, Send
+from gtask.server.connection import Connection
+from gtask.server.effects import Close, Effect, Send
 from gtask.server.engine import Engine
+from gtask.server.host import handle_prefix, listen, version_text
 from gtask.server.jobs import Peer
 from gtask.server.sqlite import SqliteStore
 from gtask.server.state import Settings
-from gtask.server.store import Row, Store
+from gtask.server.store import Store, commit
 from gtask.types import DEFAULT_PORT, Server
 
 log = logging.getLogger("gtask.server")
@@ -83,8 +84,9 @@ class JobServer:
             prefix=handle_prefix(),
             job_retries=job_retries,
             exceptions=exceptions,
-            version="gtask",
+            version=version_text(),
             pid=os.getpid(),
+            verbosity=logging.getLevelName(log.getEffectiveLevel()),
         )
         self._engine = Engine(self._settings)
         self._store: Store | None = None
@@ -95,7 +97,6 @@ class JobServer:
         self._closing: dict[Connection, None] = {}
         self._accept_at: float | None = None
         self._thread: threading.Thread | None = None
-        self._stop_within: float | None = None
         self._stop_at: float | None = None
 
     # --- life ------------------------------------------------------------------------------------------------
@@ -152,7 +153,7 @@ class JobServer:
         With `graceful` seconds, no new connection and no further job is handed out, and the server goes on until
         what runs has ended or the time is over. Background jobs that wait stay in the queue file.
         """
-        self._stop_within = graceful
+        self._stop_at = time.monotonic() + graceful
         if self._wake is not None:
             try:
                 self._wake[1].send(b"\0")
@@ -173,12 +174,10 @@ class JobServer:
             self._thread.join()
 
     def _stopped(self) -> bool:
-        if self._stop_within is None:
-            return False
         if self._stop_at is None:
-            self._stop_at = time.monotonic() + self._stop_within
-            self._engine.drain()
-            self._stop_accepting()
+            return False
+        self._engine.drain()
+        self._stop_accepting()
         return not self._engine.running or time.monotonic() >= self._stop_at
 
     def _close(self) -> None:
@@ -226,8 +225,8 @@ class JobServer:
         deadline = self._engine.next_deadline()
         if deadline is not None and deadline <= now:
             effects += self._engine.tick(now)
-        if effects:
-            self._perform(effects, now)
+        while effects:
+            effects = self._perform(effects, now)
         if self._closing or self._accept_at is not None:
             self._tidy(now)
 
@@ -243,11 +242,17 @@ class JobServer:
         requests = connection.read()
         if requests is None:
             return self._lost(connection, now)
-        return self._engine.handle_all(connection.peer, requests, now) if requests else []
+        try:
+            return self._engine.handle_all(connection.peer, requests, now) if requests else []
+        except Exception:
+            # A bug of this server. One peer pays for it, the others go on.
+            log.exception("%s: its request could not be served. The connection was closed.", connection.peer.address)
+            return self._lost(connection, now)
 
-    def _perform(self, effects: list[Effect], now: float) -> None:
-        if self._store is not None:
-            effects = self._commit(self._store, effects, now)
+    def _perform(self, effects: list[Effect], now: float) -> list[Effect]:
+        """Does what the engine wants done, and returns what comes of the peers that were lost on the way."""
+        if self._store is not None and (failed := commit(self._store, effects)):
+            effects = self._engine.refused(effects, failed, now)
         dirty: dict[Connection, None] = {}
         closing: list[tuple[Connection, str]] = []
         connections = self._connections
@@ -272,22 +277,7 @@ class JobServer:
             if connection.peer in connections:
                 log.warning("%s: %s The connection was closed.", connection.peer.address, reason)
                 more += self._hang_up(connection, now)
-        if more:
-            self._perform(more, now)
-
-    def _commit(self, store: Store, effects: list[Effect], now: float) -> list[Effect]:
-        stored = []
-        for effect in effects:
-            if type(effect) is Persist:
-                job = effect.job
-                store.put(Row(job.key, job.function.name, job.priority, job.data, job.when))
-                stored.append(job)
-            elif type(effect) is Forget:
-                store.delete(effect.job.key, effect.job.function.name)
-        failed = store.commit()
-        if not failed:
-            return effects
-        return self._engine.refused(effects, [job for job in stored if (job.key, job.function.name) in failed], now)
+        return more
 
     # --- connections -----------------------------------------------------------------------------------------
 

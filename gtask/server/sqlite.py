@@ -47,6 +47,7 @@ class SqliteStore:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._pending: dict[Key, Row | None] = {}
+        self._failing = False
         self._lock = _lock(self.path)
         try:
             self._database = sqlite3.connect(self.path, timeout=1.0, isolation_level=None, check_same_thread=False)
@@ -85,8 +86,8 @@ class SqliteStore:
     def commit(self) -> set[Key]:
         """One transaction for all that is noted.
 
-        When it fails, each row is tried alone, and the keys of those that cannot be stored are returned; deletions
-        that cannot be made are tried again with the next commit.
+        The keys of rows that cannot be stored are returned: all of them when the disk is full or the file locked, or
+        just the one that SQLite does not take. Deletions that cannot be made are tried again with the next commit.
         """
         pending = self._pending
         if not pending:
@@ -95,9 +96,18 @@ class SqliteStore:
         keys = [key for key, row in pending.items() if row is None]
         try:
             self._write(rows, keys)
-        except sqlite3.Error as error:
-            log.error("The queue file %s refused %d rows: %s.", self.path, len(rows), error)
+        except (sqlite3.Error, OverflowError) as error:
+            if not self._failing:
+                log.error("The queue file %s cannot be written: %s. Jobs are refused until it can.", self.path, error)
+            self._failing = True
+            if isinstance(error, sqlite3.OperationalError):
+                # Disk full or file locked: trying each alone would only wait for each.
+                self._pending = dict.fromkeys(keys[-MAX_PENDING_DELETES:])
+                return {row[:2] for row in rows}
             return self._commit_singly(rows, keys)
+        if self._failing:
+            log.warning("The queue file %s can be written again.", self.path)
+            self._failing = False
         pending.clear()
         return set()
 
@@ -118,14 +128,10 @@ class SqliteStore:
     def _commit_singly(self, rows: list[Row], keys: list[Key]) -> set[Key]:
         failed: set[Key] = set()
         self._pending = {}
-        for index, row in enumerate(rows):
+        for row in rows:
             try:
                 self._write([row], [])
-            except sqlite3.OperationalError:
-                # Disk full or file locked: the others will fare no better, and each try may wait for the lock.
-                failed.update(other[:2] for other in rows[index:])
-                break
-            except sqlite3.Error:
+            except (sqlite3.Error, OverflowError):
                 failed.add(row[:2])
         try:
             self._write([], keys)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
+
+from gtask.server.effects import Effect, Forget, Persist
+from gtask.server.jobs import Job
 
 
 class Row(NamedTuple):
@@ -40,3 +43,17 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Commits what is noted and lets go of the file."""
+
+
+def commit(store: Store, effects: Sequence[Effect]) -> list[Job]:
+    """Makes the rows of a round's effects durable in one go, and returns the jobs that could not be stored."""
+    stored: list[Job] = []
+    for effect in effects:
+        if type(effect) is Persist:
+            job = effect.job
+            store.put(Row(job.key, job.function.name, job.priority, job.data, job.when))
+            stored.append(job)
+        elif type(effect) is Forget:
+            store.delete(effect.job.key, effect.job.function.name)
+    failed = store.commit()
+    return [job for job in stored if (job.key, job.function.name) in failed] if failed else []
