@@ -60,19 +60,21 @@ say "Installing gtask and the Python packages of its tests"
 
 failed=""
 check() {
-    say "$*"
-    ".venv/bin/$@" || failed="$failed $1"
+    name=$1
+    shift
+    say "$name"
+    ".venv/bin/$@" || failed="$failed, $name"
 }
-check ruff check .
-check ruff format --check .
-check mypy
-check pyright --pythonpath .venv/bin/python
+check "ruff check" ruff check .
+check "ruff format" ruff format --check .
+check "mypy" mypy
+check "pyright" pyright --pythonpath .venv/bin/python
 
 say "pytest"
 .venv/bin/python -m pytest "$@"
 result=$?
 if [ -n "$failed" ]; then
-    say "Failed before the tests:$failed (see above)"
+    say "Failed before the tests: ${failed#, } (see above)"
     exit 1
 fi
 exit $result

@@ -76,10 +76,12 @@ def test_the_marked_snippets_of_a_page_run(page: Path, tmp_path: Path) -> None:
         run(marked, tmp_path)
 
 
-def run(marked: list[Block], folder: Path) -> None:
+def run(marked: list[Block], base: Path) -> None:
     """Does what the marks say, in order, against a job server of its own."""
+    folder = base / "page"
+    folder.mkdir()
     with ExitStack() as stack:
-        server = stack.enter_context(job_server(results=folder / "results.db"))
+        server = stack.enter_context(job_server(results=base / "results.db"))
         path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
         env = {**os.environ, "GTASK_SERVERS": server.url, "PATH": path, "PYTHONUNBUFFERED": "1"}
         printed = ""
@@ -148,3 +150,65 @@ def test_blocks_are_found_with_their_marks(tmp_path: Path) -> None:
         ("output", "", "", "1\n"),
         ("", "", "python", "await anything\n"),
     ]
+
+
+LIVE_PAGE = """
+<!-- file: app.py -->
+```python
+from gtask import App
+
+app = App("example")
+
+@app.task
+def double(number: int) -> int:
+    return 2 * number
+```
+
+<!-- start: ready -->
+```sh
+gtask worker app:app --pool solo
+```
+
+<!-- run -->
+```python
+from app import double
+
+print(double.delay(21).get(timeout=30))
+```
+
+<!-- output -->
+```
+42
+```
+
+<!-- shell -->
+```sh
+gtask --version > version.txt
+ls *.*
+```
+
+<!-- output -->
+```
+app.py
+version.txt
+```
+"""
+
+
+def test_marked_blocks_run_against_a_live_server(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(LIVE_PAGE)
+
+    run(blocks(page), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mark", "body", "complaint"),
+    [("run", "raise SystemExit(3)", "page.md:3 ended with 3"), ("output", "43", "this is not what was printed")],
+)
+def test_a_wrong_block_is_named(mark: str, body: str, complaint: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"<!-- {mark} -->\n```python\n{body}\n```\n")
+
+    with pytest.raises(AssertionError, match=complaint):
+        run(blocks(page), tmp_path)
