@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gtask.app import App
-from gtask.canvas import Chain, Group, Signature, chain, group, signature
+from gtask.canvas import Chain, Chord, Group, Signature, chain, chord, group, signature
 from gtask.context import TaskContext, current_task
 from gtask.errors import (
     ConfigurationError,
@@ -41,9 +41,11 @@ __all__ = [
     "current_task",
     # canvas
     "Chain",
+    "Chord",
     "Group",
     "Signature",
     "chain",
+    "chord",
     "group",
     "signature",
     # results

@@ -61,7 +61,7 @@ class App:
         self.name = name
         self.servers = parse_servers(servers)
         self.settings = Settings.of(name, settings)
-        self.middleware = Stack([*middleware, *default_middleware(self.servers)])
+        self.middleware = Stack([*middleware, *default_middleware(lambda: self.servers)])
         self.tasks: dict[str, BaseTask[..., Any]] = {}
         self._results = results
         self._store: ResultStore | None = None

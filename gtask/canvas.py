@@ -215,6 +215,13 @@ class Group(Generic[R]):
         """The App of its tasks."""
         return self.members[0].app
 
+    @overload
+    def __or__(self, other: BaseTask[Any, S]) -> Chord[S]: ...
+    @overload
+    def __or__(self, other: Sendable[S]) -> Chord[S]: ...
+    def __or__(self, other: Any) -> Chord[Any]:
+        return Chord(self, chain(other))
+
     def delay(self, *args: Any, **kwargs: Any) -> GroupResult[R]:
         """Sends all members, the arguments in front of those of each; returns the handle of all results."""
         return self.app.send_group([member._with(args, kwargs) for member in self.members])
@@ -226,6 +233,61 @@ class Group(Generic[R]):
     def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> GroupResult[R]:
         """As `delay`."""
         return self.delay(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True, eq=False)
+class Chord(Sendable[R]):
+    """A group, and a body that is run with the list of the members' results when all of them are there.
+
+    Its handle is the body's. When a member fails, the body is not run and fails with the same error.
+    """
+
+    header: Group[Any]
+    body: Chain[R]
+
+    def __repr__(self) -> str:
+        return f"chord([{', '.join(map(repr, self.header.members))}], {self.body!r})"
+
+    @property
+    def app(self) -> App:
+        """The App of its tasks."""
+        return self.header.app
+
+    @property
+    def steps(self) -> tuple[Signature[Any], ...]:
+        """Raises `ConfigurationError`: a chord cannot be a member of a group or come second in a chain."""
+        raise ConfigurationError(
+            "A chord cannot be part of a group, of another chord or of a chain behind another step; "
+            "send it from a task at that point instead."
+        )
+
+    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
+        """Sends the members, the arguments in front of those of each; returns the handle of the body's result."""
+        return self.app.send_chord([member._with(args, kwargs) for member in self.header.members], self.body.steps)
+
+    async def adelay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
+        """`delay` for async code."""
+        members = [member._with(args, kwargs) for member in self.header.members]
+        return await self.app.asend_chord(members, self.body.steps)
+
+    def apply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+    ) -> AsyncResult[R]:
+        """As `delay`, with options for the last step of the body."""
+        return Chord(self.header, self.body.set(**options)).delay(*args, **(kwargs or {}))
+
+    async def aapply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+    ) -> AsyncResult[R]:
+        """`apply_async` for async code."""
+        return await Chord(self.header, self.body.set(**options)).adelay(*args, **(kwargs or {}))
+
+    @overload
+    def __or__(self, other: BaseTask[Any, S]) -> Chord[S]: ...
+    @overload
+    def __or__(self, other: Sendable[S]) -> Chord[S]: ...
+    def __or__(self, other: Any) -> Chord[Any]:
+        return Chord(self.header, chain(self.body, other))
 
 
 def as_signature(value: Any) -> Signature[Any]:
@@ -262,6 +324,14 @@ def group(*members: Sendable[R] | Iterable[Sendable[R]]) -> Group[R]:
     if not flat:
         raise ConfigurationError("A group needs one member at least: group(calculate.s(i) for i in ids).")
     return Group(cast("tuple[Sendable[R], ...]", flat))
+
+
+def chord(
+    header: Group[Any] | Iterable[Sendable[Any] | BaseTask[..., Any]], body: BaseTask[..., R] | Sendable[R]
+) -> Chord[R]:
+    """A group and its body: `chord([calculate.s(1), calculate.s(2)], add_up.s())`; `group(...) | task` is the same."""
+    members = header if isinstance(header, Group) else group(cast("Iterable[Sendable[Any]]", header))
+    return Chord(members, chain(body))
 
 
 def signature(

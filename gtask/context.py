@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from gtask.message import Form, Message
+from gtask.results.joins import Join
 from gtask.retry import Retry
 from gtask.states import Record
 from gtask.types import Submission
@@ -51,11 +52,22 @@ class TaskContext:
     """One run of one task.
 
     `task` is the task, `message` what its caller sent. `worker` names the process that runs it, empty for a plain
-    local call. The attributes `records` and `following` belong to the middleware: what is to be stored and what is to
-    be submitted before the job is ended.
+    local call. The attributes `records`, `joins` and `following` belong to the middleware: what is to be stored, what
+    is to be handed in for a chord, and what is to be submitted before the job is ended.
     """
 
-    __slots__ = ("_reporter", "attempt", "following", "function", "message", "records", "state", "task", "worker")
+    __slots__ = (
+        "_reporter",
+        "attempt",
+        "following",
+        "function",
+        "joins",
+        "message",
+        "records",
+        "state",
+        "task",
+        "worker",
+    )
 
     def __init__(
         self,
@@ -73,6 +85,7 @@ class TaskContext:
         self.function = function or message.task
         """The function on the job server that the job came from."""
         self.records: list[Record] = []
+        self.joins: list[Join] = []
         self.following: list[Submission] = []
         self.state: dict[str, Any] = {}
         """For middleware to keep something from one hook to another."""

@@ -10,10 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from gtask.context import TaskContext
-from gtask.errors import EncodeError
+from gtask.errors import ConfigurationError, DecodeError, EncodeError
 from gtask.failures import error_info
 from gtask.message import SignatureData
 from gtask.middleware.base import Middleware, Next
+from gtask.results.joins import Body, Join
 from gtask.results.records import outcome_to_record
 from gtask.states import Outcome, State
 
@@ -37,6 +38,7 @@ class Canvas(Middleware):
             except EncodeError as error:
                 outcome.state, outcome.value, outcome.error = State.FAILURE, None, error_info(error)
                 context.following.clear()
+                context.joins.clear()
                 if context.records:
                     context.records[-1] = outcome_to_record(outcome)
                 self._fail(context, outcome, headers)
@@ -48,6 +50,8 @@ class Canvas(Middleware):
         rest = headers.get("chain") or []
         if rest:
             self._submit(context, rest[-1], outcome.value, rest[:-1])
+        else:
+            self._hand_in(context, headers.get("chord"), outcome)
         for plain in headers.get("link") or []:
             self._submit(context, plain, outcome.value)
 
@@ -62,14 +66,33 @@ class Canvas(Middleware):
                 "traceback": error.traceback if error else None,
             }
             self._submit(context, plain, what)
+        rest = headers.get("chain") or []
+        last = SignatureData.from_list(rest[0]).options.get("headers") or {} if rest else headers
+        self._hand_in(context, last.get("chord"), outcome)
         # The steps that will never run fail with the same error, so that whoever waits for the last one is told.
         if context.task.app.store is None:
             return
-        for plain in reversed(headers.get("chain") or []):
+        for plain in reversed(rest):
             step = SignatureData.from_list(plain)
             if step.id and not step.options.get("ignore_result"):
                 failed = replace(outcome, id=step.id, task=step.task, value=None, parent=context.id)
                 context.records.append(outcome_to_record(failed))
+
+    def _hand_in(self, context: TaskContext, where: Any, outcome: Outcome) -> None:
+        """Hands an outcome in to the chord that its message says it belongs to, with the chord's body, sealed."""
+        if where is None:
+            return
+        match where:
+            case {"id": str(chord), "index": int(index), "size": int(size), "body": [first, *rest]}:
+                step = SignatureData.from_list(first)
+            case _:
+                raise DecodeError(f"The chord of {context.id} is none as gtask sends it: {where!r:.100}.")
+        app = context.task.app
+        sealed = app.publisher.seal(app.publisher.prepare(step, app.now(), list(reversed(rest))))
+        if sealed.when is not None:
+            raise ConfigurationError("The body of a chord runs when its members have; it takes no countdown or eta.")
+        body = Body(step.id, sealed.function, sealed.unique, str(sealed.priority), sealed.workload, step.immutable)
+        context.joins.append(Join(chord, index, size, outcome_to_record(outcome), body))
 
     def _submit(self, context: TaskContext, plain: Any, value: Any, rest: Any = ()) -> None:
         step = SignatureData.from_list(plain)

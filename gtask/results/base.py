@@ -13,7 +13,10 @@ from typing import NamedTuple
 
 import anyio.to_thread
 
+from gtask.errors import ConfigurationError
+from gtask.results.joins import Join
 from gtask.states import Record
+from gtask.types import Submission
 
 DEFAULT_TTL = 86400.0
 """Seconds a result is kept unless `result_expires` says otherwise: a day, as in Celery."""
@@ -53,6 +56,27 @@ class ResultStore(ABC):
     def forget(self, ids: Collection[str]) -> None:
         """Drops the records of these ids; ids nobody knows are no error."""
 
+    def claim(self, key: str, id: str, ttl: float) -> str:
+        """Says which task may run for a key: the id of one that has claimed it and is not ready yet, else `id`.
+
+        The claim lasts until that task is ready, `ttl` seconds at most. Raises `ConfigurationError` in a store that
+        keeps no claims.
+        """
+        raise ConfigurationError(f"{type(self).__name__} keeps no claims; unique= needs another result store.")
+
+    def join(self, join: Join, ttl: float) -> Submission | None:
+        """Hands in one member's outcome of a chord; the job to submit when that completed it, else None.
+
+        A member that hands in again changes nothing, but gets the same answer. When a member has failed, the body's
+        failure is stored once all are in, and no job follows. Outcomes are kept for `ttl` seconds. Raises
+        `ConfigurationError` in a store that keeps no joins.
+        """
+        raise ConfigurationError(f"{type(self).__name__} keeps no joins; chords need another result store.")
+
+    def carry_join(self, join: Join, ttl: float) -> Carriage | None:
+        """As `carry`, for a member's outcome; whoever serves the store then submits the job. None: use `join`."""
+        return None
+
     def close(self) -> None:  # noqa: B027 - a store that holds nothing has nothing to do
         """Gives back connections and files; the store opens them again when it is used again."""
 
@@ -76,6 +100,10 @@ class ResultStore(ABC):
     async def await_(self, ids: Collection[str], timeout: float) -> Mapping[str, Record]:
         """`wait` for async code."""
         return await anyio.to_thread.run_sync(partial(self.wait, ids, timeout), abandon_on_cancel=True)
+
+    async def aclaim(self, key: str, id: str, ttl: float) -> str:
+        """`claim` for async code."""
+        return await anyio.to_thread.run_sync(self.claim, key, id, ttl)
 
     async def aforget(self, ids: Collection[str]) -> None:
         """`forget` for async code."""

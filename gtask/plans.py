@@ -1,0 +1,228 @@
+"""What a call, a chain, a group or a chord sends, and the handle it gives: everything but the sending itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from gtask.answers import FOREIGN, Form, decode_answer, decode_failure
+from gtask.canvas import Signature
+from gtask.errors import (
+    ConfigurationError,
+    GtaskError,
+    JobException,
+    JobFailed,
+    ResultTimeout,
+    ServerError,
+    StoreRequired,
+    TaskFailed,
+)
+from gtask.failures import rebuild
+from gtask.message import wire_unique
+from gtask.protocol import WorkData, WorkStatus, WorkWarning
+from gtask.publish import Sending
+from gtask.result import NO_STORE, AsyncResult, GroupResult
+from gtask.results.base import ResultStore
+from gtask.states import State
+from gtask.types import JobStatus, Submission
+
+if TYPE_CHECKING:
+    from gtask.app import App
+
+LOOKED_AT: Final = 4
+"""Retries of a task whose jobs are looked for on the job servers, when its store knows nothing."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A call to make: what is sent first, and the handle of what comes out in the end."""
+
+    sending: Sending
+    handle: AsyncResult[Any]
+    shared: bool = False
+
+    def under(self, task_id: str) -> Plan:
+        """This call under the id that a store's claim has led to: its own, or that of one under way."""
+        if task_id == self.handle.id:
+            return self
+        message = replace(self.sending.message, id=task_id)
+        handle: AsyncResult[Any] = AsyncResult(self.handle.app, task_id, self.handle.task)
+        return Plan(replace(self.sending, message=message), handle, shared=True)
+
+
+def make_plan(app: App, steps: Sequence[Signature[Any]], foreground: bool = False) -> Plan:
+    """The plan of one step, or of several as a chain; `foreground` for a single step to be called."""
+    steps_data = [step.data(step.new_id()) for step in steps]
+    rest = [data.to_list() for data in reversed(steps_data[1:])]
+    handle: AsyncResult[Any] | None = None
+    for step, data in zip(steps, steps_data, strict=True):
+        default = step.task.config.ignore_result or app.settings.ignore_result
+        ignored = bool(step.options.get("ignore_result", default))
+        handle = AsyncResult(app, data.id, step.task.name, handle, ignored)
+    assert handle is not None
+    return Plan(app.publisher.prepare(steps_data[0], app.now(), rest, foreground), handle)
+
+
+def unique_key(steps: Sequence[Signature[Any]]) -> str | None:
+    """The key under which one run at a time is enough, None for a call without one."""
+    step = steps[0]
+    key = step.options.get("unique", step.task.config.unique)
+    if key is None:
+        return None
+    if len(steps) > 1:
+        raise ConfigurationError(
+            f"{step.task.name} has unique=, so it cannot be a step of a chain: its result is shared."
+        )
+    text = key(*step.args, **step.kwargs) if callable(key) else key
+    if not isinstance(text, str) or not text:
+        raise ConfigurationError(
+            f"unique= of {step.task.name} is a text, or a function of its arguments that returns one."
+        )
+    return f"{step.task.name}:{text}"
+
+
+def plan_unique(app: App, steps: Sequence[Signature[Any]], key: str) -> tuple[Plan, ResultStore]:
+    """The plan of a call with a key, and the store that says who may run for it.
+
+    A caller who comes second shares the id of the first. It submits nothing, unless neither the store nor a job
+    server knows that id: then the first one died between its claim and its submission (design, section 6).
+    """
+    if app.store is None:
+        raise StoreRequired(f"unique= ({key}) is decided by the result store. {NO_STORE}")
+    return make_plan(app, steps), app.store
+
+
+def plan_chord(
+    app: App, members: Sequence[Sequence[Signature[Any]]], body: Sequence[Signature[Any]]
+) -> tuple[list[Plan], AsyncResult[Any]]:
+    """The members' calls, and the handle of the body's result.
+
+    Each member's last step carries where its outcome is to be handed in, and the steps of the body.
+    """
+    if app.store is None:
+        raise StoreRequired(f"A chord's results meet in the result store. {NO_STORE}")
+    steps_data = [step.data(step.new_id()) for step in body]
+    plain = [data.to_list() for data in steps_data]
+    chord_id = steps_data[0].id
+    plans = []
+    for index, steps in enumerate(members):
+        *first, last = steps
+        where = {"id": chord_id, "index": index, "size": len(members), "body": plain}
+        headers = {**(last.options.get("headers") or {}), "chord": where}
+        plans.append(make_plan(app, [*first, last.set(headers=headers)]))
+    handle: AsyncResult[Any] | None = None
+    for step, data in zip(body, steps_data, strict=True):
+        handle = AsyncResult(app, data.id, step.task.name, handle)
+    assert handle is not None
+    return plans, handle
+
+
+class Call:
+    """A foreground call: its submission, how to listen to it, and how to read its end."""
+
+    def __init__(self, app: App, step: Signature[Any], hooks: ExitStack) -> None:
+        self.app = app
+        self.step = step
+        self.sending = make_plan(app, [step], foreground=True).sending
+        self.submission = app.publisher.enter(self.sending, hooks)
+        self.timeout = step.options.get("timeout")
+
+    def listener(self) -> Callable[[WorkData | WorkWarning | WorkStatus], None] | None:
+        """What hears the job's packets, None when the caller gave nothing to hear them."""
+        options = self.step.options
+        on_progress, on_data, on_warning = (options.get(name) for name in ("on_progress", "on_data", "on_warning"))
+        if not (on_progress or on_data or on_warning):
+            return None
+
+        def listen(event: WorkData | WorkWarning | WorkStatus) -> None:
+            if isinstance(event, WorkStatus):
+                if on_progress:
+                    on_progress(_whole(event.numerator), _whole(event.denominator))
+            elif isinstance(event, WorkData):
+                if on_data:
+                    on_data(event.data)
+            elif on_warning:
+                on_warning(event.data)
+
+        return listen
+
+    def value(self, data: bytes) -> Any:
+        """Decodes the answer."""
+        form = Form.ENVELOPE if self.sending.codec is None else FOREIGN[self.sending.codec]
+        return decode_answer(data, form, self.step.task.arguments.returns)
+
+    def error(self, error: GtaskError) -> BaseException:
+        """Makes the exception to raise of the one that the client raised."""
+        if isinstance(error, JobException):
+            return rebuild(decode_failure(error.data), self.app.throws_of(self.step.task.name))
+        if isinstance(error, JobFailed):
+            return TaskFailed("", f"{self.step.task.name} failed, and its worker did not say why (WORK_FAIL).")
+        if isinstance(error, ResultTimeout):
+            return ResultTimeout(
+                f"{self.step.task.name} did not answer within {self.timeout:g} s. "
+                "Is a worker running for it? See `gtask status`."
+            )
+        return error
+
+
+def _whole(text: bytes) -> int:
+    try:
+        return int(float(text))
+    except (ValueError, OverflowError):
+        return 0
+
+
+def seal_all(app: App, plans: Sequence[Plan], hooks: ExitStack) -> list[Submission]:
+    """Encodes the first steps of all plans."""
+    return [app.publisher.enter(plan.sending, hooks) for plan in plans]
+
+
+def group_handle(app: App, plans: Sequence[Plan], answers: Sequence[object]) -> GroupResult[Any]:
+    """The handle of a group that was submitted; raises `ServerError` when a member was refused."""
+    refused = [answer for answer in answers if isinstance(answer, ServerError)]
+    if refused:
+        raise ServerError(
+            refused[0].code,
+            refused[0].text,
+            f"The job server refused {len(refused)} of the group's {len(plans)} jobs: {refused[0]} The others run.",
+        )
+    return GroupResult(app, [plan.handle for plan in plans])
+
+
+def looked_at(task_id: str) -> list[str]:
+    """The uniques under which a task's jobs may be known to the job servers."""
+    return [wire_unique(task_id, retries, later) for retries in range(LOOKED_AT) for later in (False, True)]
+
+
+def state_of(statuses: Sequence[JobStatus]) -> State:
+    """The state that the job servers' answers for `looked_at` amount to."""
+    if any(status.running for status in statuses[::2]):
+        return State.STARTED
+    return State.PENDING if any(status.known for status in statuses) else State.UNKNOWN
+
+
+def in_background(steps: Sequence[Signature[Any]]) -> bool:
+    """Whether a call goes to the background."""
+    step = steps[0]
+    background = bool(step.options.get("background", step.task.config.background))
+    return background or len(steps) > 1
+
+
+def client_options(app: App) -> dict[str, Any]:
+    """What the App's settings say for its clients."""
+    settings = app.settings
+    return {
+        "request_timeout": settings.request_timeout,
+        "connect_timeout": settings.connect_timeout,
+        "max_body": settings.max_message,
+        "tls": settings.tls,
+    }
+
+
+def raise_made(made: BaseException, error: GtaskError) -> NoReturn:
+    """Raises an exception made from the client's own."""
+    if made is error:
+        raise error
+    raise made from (made.__cause__ or error)
