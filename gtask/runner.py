@@ -152,9 +152,9 @@ class Runner:
         if store is None or len(task_id) != 32:
             return ending
         record = outcome_to_record(Outcome(task_id, State.FAILURE, error=info, task=job.function, worker=self.worker))
-        carriage = store.carry(record, self.app.settings.result_expires)
-        if carriage is None:
+        if not store.carries:
             return self._keep(ending, [record], [])
+        carriage = store.carry(record, self.app.settings.result_expires)
         return ending._replace(carried=Carried(carriage.function, (carriage.item,)))
 
     # --- the body --------------------------------------------------------------------------------------------
@@ -225,23 +225,17 @@ class Runner:
 
     def _carry(self, context: TaskContext) -> Carried | None:
         store = self.app.store
-        if store is None or not (context.records or context.joins):
+        if store is None or not store.carries or not (context.records or context.joins):
             return None
         ttl = self.app.settings.result_expires
         carried = [store.carry(record, ttl) for record in context.records]
         carried += [store.carry_join(join, ttl) for join in context.joins]
-        items = tuple(carriage.item for carriage in carried if carriage is not None)
-        return Carried(carried[0].function, items) if carried[0] is not None else None
+        return Carried(carried[0].function, tuple(carriage.item for carriage in carried))
 
     def _keeps_here(self, context: TaskContext) -> bool:
         """Whether this process writes to the store itself: nothing of it travels with a job."""
         store = self.app.store
-        if store is None or not (context.records or context.joins):
-            return False
-        ttl = self.app.settings.result_expires
-        if context.records:
-            return store.carry(context.records[0], ttl) is None
-        return store.carry_join(context.joins[0], ttl) is None
+        return store is not None and not store.carries and bool(context.records or context.joins)
 
     def _keep(self, ending: Ending, records: Sequence[Record], joins: Sequence[Join]) -> Ending:
         """Stores from here, with patience; a job whose result cannot be stored fails, and goes no further."""

@@ -73,19 +73,22 @@ class ResultStore(ABC):
         """
         raise ConfigurationError(f"{type(self).__name__} keeps no joins; chords need another result store.")
 
-    def carry_join(self, join: Join, ttl: float) -> Carriage | None:
-        """As `carry`, for a member's outcome; whoever serves the store then submits the job. None: use `join`."""
-        return None
+    def carry_join(self, join: Join, ttl: float) -> Carriage:
+        """As `carry`, for a member's outcome of a chord; whoever serves the store then submits the body."""
+        raise NotImplementedError(f"Workers hand joins in to {type(self).__name__} themselves.")
 
     def close(self) -> None:  # noqa: B027 - a store that holds nothing has nothing to do
         """Gives back connections and files; the store opens them again when it is used again."""
 
-    def carry(self, record: Record, ttl: float) -> Carriage | None:
+    carries: bool = False
+    """Whether records reach this store as items of background jobs, rather than by `put` from the workers."""
+
+    def carry(self, record: Record, ttl: float) -> Carriage:
         """The record as an item of a background job, for a worker to hand over on the connection it holds.
 
-        None for a store that workers write themselves with `put`.
+        Only for a store that `carries`; others raise `NotImplementedError`.
         """
-        return None
+        raise NotImplementedError(f"Workers write to {type(self).__name__} themselves.")
 
     # The async twins; a store with a native way overrides them.
 

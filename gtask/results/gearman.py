@@ -52,6 +52,8 @@ class GearmanStore(ResultStore):
     service refuses.
     """
 
+    carries = True
+
     def __init__(
         self,
         servers: str | Server | Iterable[str | Server] | None = None,

@@ -265,8 +265,12 @@ class ResultStoreContract:
 
     def test_a_record_can_be_carried_or_is_put(self, store: ResultStore) -> None:
         """`carry` says where a worker hands a record over, or that it puts it itself."""
+        if not store.carries:
+            return
         carriage = store.carry(Record(new_id(), State.SUCCESS, b"x"), TTL)
-        assert carriage is None or (isinstance(carriage, Carriage) and carriage.function and carriage.item)
+        assert isinstance(carriage, Carriage)
+        assert carriage.function
+        assert carriage.item
 
     @pytest.mark.anyio
     async def test_async_code_has_the_same(self, store: ResultStore) -> None:
