@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gtask.middleware.base import Middleware, Next, Stack
 from gtask.middleware.canvas import Canvas
@@ -13,8 +13,8 @@ from gtask.middleware.tracing import Tracing
 from gtask.types import Server
 
 
-def default_middleware(servers: Sequence[Server] = ()) -> list[Middleware]:
-    """gtask's own middleware, outermost first, for an App on these job servers.
+def default_middleware(servers: Callable[[], Sequence[Server]] = tuple) -> list[Middleware]:
+    """gtask's own middleware, outermost first; `servers` says which job servers the App uses now.
 
     Read from the inside it is the promise of the design, section 6: `Retries` makes an outcome of
     what was raised, `Results` keeps the final outcome, `Canvas` goes on from it.

@@ -14,7 +14,7 @@ The API is all that gtask needs; no other file imports it.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -88,6 +88,8 @@ MAX_ENTRIES: Final = 32
 MAX_ENTRY: Final = 1000
 """Entries of the header `trace`, and characters of each, that a worker takes (`gtask.message`)."""
 
+_Server = Mapping[str, str | int]
+
 MAX_TEXT: Final = 2000
 """Characters of an error's message in a span."""
 
@@ -95,14 +97,12 @@ MAX_TEXT: Final = 2000
 class Tracing(Middleware):
     """Records what is sent and what is run, where an OpenTelemetry SDK is set up.
 
-    `servers` are the App's job servers. Where there is only one, spans and metrics name it; of several nobody knows
-    beforehand which one takes a message.
+    `servers` says which job servers the App uses. Where there is only one, spans and metrics name it; of several
+    nobody knows beforehand which one takes a message.
     """
 
-    def __init__(self, servers: Sequence[Server] = ()) -> None:
-        self._server: dict[str, str | int] = {}
-        if len(servers) == 1:
-            self._server = {SERVER_ADDRESS: servers[0].host, SERVER_PORT: servers[0].port}
+    def __init__(self, servers: Callable[[], Sequence[Server]] = tuple) -> None:
+        self._servers = servers
 
     def publishing(self, message: Message) -> AbstractContextManager[Message]:
         """Opens the producer span and writes its context into the message.
@@ -115,7 +115,7 @@ class Tracing(Middleware):
             if span.get_span_context().is_valid:
                 _inject(message)
             return nullcontext(message)
-        return _Sending(message, tracer, instruments, self._server)
+        return _Sending(message, tracer, instruments, _server(self._servers()))
 
     async def executing(self, call_next: Next, context: TaskContext) -> Outcome:
         """Runs inside the consumer span."""
@@ -125,9 +125,9 @@ class Tracing(Middleware):
             return await call_next(context)
         # A fresh context: what was current in this thread or loop has nothing to do with the job.
         surroundings = extract(carrier, Context()) if carrier else Context()
-        span = None
+        span, server = None, _server(self._servers())
         if tracer is not None:
-            span = self._start(tracer, context, surroundings)
+            span = _start_run(tracer, context, surroundings, server)
             surroundings = set_span_in_context(span, surroundings)
         if instruments is not None:
             instruments.waited(context)
@@ -152,21 +152,8 @@ class Tracing(Middleware):
             if span is not None:
                 span.end()
             if instruments is not None:
-                instruments.ran(context, state, error, time.perf_counter() - started, self._server)
+                instruments.ran(context, state, error, time.perf_counter() - started, server)
         return outcome
-
-    def _start(self, tracer: Tracer, context: TaskContext, surroundings: Context) -> Span:
-        task = context.message.task
-        attributes: dict[str, Any] = {
-            SYSTEM: "gearman",
-            DESTINATION: task,
-            OPERATION_NAME: PROCESS,
-            OPERATION_TYPE: PROCESS,
-            RETRIES: context.retries,
-            **self._server,
-        }
-        _add_ids(attributes, context.message, context.worker)
-        return tracer.start_span(f"{PROCESS} {task}", surroundings, SpanKind.CONSUMER, attributes)
 
 
 class _Sending(AbstractContextManager[Message]):
@@ -175,7 +162,7 @@ class _Sending(AbstractContextManager[Message]):
     __slots__ = ("_instruments", "_message", "_operation", "_server", "_span", "_started", "_tracer")
 
     def __init__(
-        self, message: Message, tracer: Tracer | None, instruments: _Instruments | None, server: Mapping[str, str | int]
+        self, message: Message, tracer: Tracer | None, instruments: _Instruments | None, server: _Server
     ) -> None:
         self._message = message
         self._tracer = tracer
@@ -209,7 +196,7 @@ class _Sending(AbstractContextManager[Message]):
             **self._server,
         }
         if "eta" in headers:
-            attributes[ETA] = float(headers["eta"])
+            attributes[ETA] = headers["eta"]
         _add_ids(attributes, message, (running.worker if running is not None else "") or headers.get("origin"))
         return tracer.start_span(f"{self._operation} {message.task}", None, SpanKind.PRODUCER, attributes)
 
@@ -227,6 +214,24 @@ class _Sending(AbstractContextManager[Message]):
 
 
 # --- spans -------------------------------------------------------------------------------------------------------
+
+
+def _start_run(tracer: Tracer, context: TaskContext, surroundings: Context, server: _Server) -> Span:
+    task = context.message.task
+    attributes: dict[str, Any] = {
+        SYSTEM: "gearman",
+        DESTINATION: task,
+        OPERATION_NAME: PROCESS,
+        OPERATION_TYPE: PROCESS,
+        RETRIES: context.retries,
+        **server,
+    }
+    _add_ids(attributes, context.message, context.worker)
+    return tracer.start_span(f"{PROCESS} {task}", surroundings, SpanKind.CONSUMER, attributes)
+
+
+def _server(servers: Sequence[Server]) -> _Server:
+    return {SERVER_ADDRESS: servers[0].host, SERVER_PORT: servers[0].port} if len(servers) == 1 else {}
 
 
 def _add_ids(attributes: dict[str, Any], message: Message, client: str | None) -> None:
@@ -299,7 +304,7 @@ class _Instruments:
         )
         self._tasks = meter.create_counter(TASKS, "{task}", "Runs of tasks, by task and by the state they led to.")
 
-    def sent(self, task: str, operation: str, error: str, seconds: float, server: Mapping[str, str | int]) -> None:
+    def sent(self, task: str, operation: str, error: str, seconds: float, server: _Server) -> None:
         """A message was sent, or could not be."""
         attributes = {
             SYSTEM: "gearman",
@@ -322,9 +327,7 @@ class _Instruments:
         # Between two hosts the clocks may disagree by more than the job has waited.
         self._queue.record(max(0.0, context.task.app.now() - due), {TASK: context.message.task})
 
-    def ran(
-        self, context: TaskContext, state: State, error: str, seconds: float, server: Mapping[str, str | int]
-    ) -> None:
+    def ran(self, context: TaskContext, state: State, error: str, seconds: float, server: _Server) -> None:
         """A run is over."""
         task = context.message.task
         attributes = {SYSTEM: "gearman", DESTINATION: task, OPERATION_NAME: PROCESS, **server}

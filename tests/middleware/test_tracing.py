@@ -5,155 +5,27 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import anyio
 import pytest
-from opentelemetry import baggage, context, metrics, trace
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
+from opentelemetry import baggage, context, trace
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 
-from gtask import App, Retry, Signature, TaskContext, current_task
+from gtask import App, Retry, TaskContext, current_task
 from gtask.context import LocalReporter
 from gtask.errors import EncodeError, ResultTimeout
-from gtask.message import SignatureData, decode_message
-from gtask.publish import LATER, unpack_later
+from gtask.message import SignatureData
 from gtask.runner import PutOff, Runner
 from gtask.testing.embedded import EmbeddedServer
 from gtask.types import Submission
-from gtask.worker.job import Ending, Job
-
-SERVER = "gearman://queue.example:4731"
-
-
-class Spans:
-    """What was recorded so far, in the order in which it ended."""
-
-    def __init__(self, exporter: InMemorySpanExporter) -> None:
-        self._exporter = exporter
-
-    @property
-    def all(self) -> list[ReadableSpan]:
-        return list(self._exporter.get_finished_spans())
-
-    def of(self, name: str) -> list[ReadableSpan]:
-        return [span for span in self.all if span.name == name]
-
-    def one(self, name: str) -> ReadableSpan:
-        (span,) = self.of(name)
-        return span
-
-    def ancestry(self, span: ReadableSpan) -> list[str]:
-        """The names from the root down to a span."""
-        by_id = {one.context.span_id: one for one in self.all}
-        names = [span.name]
-        while span.parent is not None:
-            span = by_id[span.parent.span_id]
-            names.insert(0, span.name)
-        return names
-
-
-@pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    # The API lets the global provider be set only once in a process.
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-    yield Spans(exporter)
-    provider.shutdown()
-
-
-Points = Callable[[str], list[Any]]
-
-
-@pytest.fixture
-def points(monkeypatch: pytest.MonkeyPatch) -> Iterator[Points]:
-    """The data points of a metric by its name."""
-    reader = InMemoryMetricReader()
-    provider = MeterProvider([reader], shutdown_on_exit=False)
-    monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", provider)
-
-    def read(name: str) -> list[Any]:
-        data = reader.get_metrics_data()
-        found = [
-            metric
-            for resource in (data.resource_metrics if data else ())
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == name
-        ]
-        return [point for metric in found for point in metric.data.data_points]
-
-    yield read
-    provider.shutdown()
-
-
-@pytest.fixture
-def app() -> App:
-    return App("orders", servers=SERVER, results=None)
-
-
-def seal(app: App, step: Signature[Any], *rest: Signature[Any], foreground: bool = False) -> Submission:
-    """What the caller submits for a step and those that follow it."""
-    later = [one.data(one.new_id()).to_list() for one in reversed(rest)]
-    return app.publisher.seal(app.publisher.prepare(step.data(step.new_id()), app.now(), later, foreground))
-
-
-def job(submission: Submission) -> Job:
-    """The job that a worker grabs: a delayed one when it was moved into the queue of its task."""
-    if submission.function == LATER:
-        later = unpack_later(submission.workload)
-        return Job(None, b"H:test:1", later.function, later.unique, later.workload)  # type: ignore[arg-type]
-    return Job(None, b"H:test:1", submission.function, submission.unique, submission.workload)  # type: ignore[arg-type]
-
-
-def work_off(app: App, *submissions: Submission) -> list[Ending | PutOff]:
-    """Runs jobs, and those that follow from them, until there is none left."""
-    runner = Runner(app, "worker:1")
-    waiting = deque(submissions)
-    endings = []
-    while waiting:
-        ending = runner.run(job(waiting.popleft()), LocalReporter())
-        endings.append(ending)
-        if isinstance(ending, Ending):
-            waiting.extend(ending.submissions)
-    runner.close_loop()
-    return endings
-
-
-def headers(submission: Submission) -> dict[str, Any]:
-    task = job(submission)
-    return decode_message(task.function, task.workload).headers
-
-
-def attributes(recorded: ReadableSpan | Event) -> dict[str, Any]:
-    return dict(recorded.attributes or {})
-
-
-def seconds(span: ReadableSpan) -> float:
-    return ((span.end_time or 0) - (span.start_time or 0)) / 1e9
-
-
-def define(app: App, name: str, body: Callable[..., Any], asynchronous: bool = False, **options: Any) -> Any:
-    """A task of `body`, as a plain function or as a coroutine function."""
-    if not asynchronous:
-        return app.task(name=name, **options)(body)
-
-    async def run(*args: Any) -> Any:
-        await anyio.lowlevel.checkpoint()
-        return body(*args)
-
-    return app.task(name=name, **options)(run)
-
+from gtask.worker.job import Ending
+from tests.middleware.recording import SERVER, Points, Spans, attributes, define, headers, job, seal, seconds, work_off
 
 # --- sending -----------------------------------------------------------------------------------------------------
 
@@ -531,80 +403,3 @@ assert not [name for name in sys.modules if name.startswith(("opentelemetry.sdk"
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-
-
-# --- metrics -----------------------------------------------------------------------------------------------------
-
-
-def test_metrics_need_no_spans(app: App, points: Points) -> None:
-    def flaky(ctx: TaskContext, n: int) -> int:
-        if not ctx.retries:
-            raise Retry(delay=0)
-        if n < 0:
-            raise KeyError(n)
-        return n
-
-    calculate = app.task(name="calculate", bind=True)(flaky)
-    work_off(app, seal(app, calculate.s(7)), seal(app, calculate.s(-1)))
-
-    counted = {
-        (point.attributes["gtask.task"], point.attributes["gtask.state"]): point.value
-        for point in points("gtask.tasks")
-    }
-    assert counted == {("calculate", "RETRY"): 2, ("calculate", "SUCCESS"): 1, ("calculate", "FAILURE"): 1}
-
-    (sent,) = points("messaging.client.operation.duration")
-    assert sent.count == 4
-    assert dict(sent.attributes) == {
-        "messaging.system": "gearman",
-        "messaging.destination.name": "calculate",
-        "messaging.operation.name": "send",
-        "messaging.operation.type": "send",
-        "server.address": "queue.example",
-        "server.port": 4731,
-    }
-
-    good, bad = sorted(points("messaging.process.duration"), key=lambda point: "error.type" in point.attributes)
-    assert (good.count, bad.count) == (3, 1)
-    assert bad.attributes["error.type"] == "KeyError"
-    assert good.attributes["messaging.operation.name"] == "process"
-    assert good.explicit_bounds[0] == 0.005
-    assert good.explicit_bounds[-1] == 10
-
-    (queued,) = points("gtask.queue.duration")
-    assert queued.count == 4
-    assert queued.max < 60
-    assert dict(queued.attributes) == {"gtask.task": "calculate"}
-
-
-def test_the_time_in_the_queue_starts_when_a_task_is_due(
-    app: App, points: Points, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = app.now()
-    clock = [now]
-    monkeypatch.setattr(app, "now", lambda: clock[0])
-    calculate = define(app, "calculate", abs)
-    delayed = seal(app, calculate.s(7).set(countdown=100))
-    clock[0] = now + 103
-    work_off(app, delayed)
-    (queued,) = points("gtask.queue.duration")
-    assert queued.sum == pytest.approx(3, abs=0.01)
-
-
-def test_a_clock_that_is_behind_makes_no_negative_time(
-    app: App, points: Points, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calculate = define(app, "calculate", abs)
-    sent = seal(app, calculate.s(7))
-    now = app.now()
-    monkeypatch.setattr(app, "now", lambda: now - 60)
-    work_off(app, sent)
-    (queued,) = points("gtask.queue.duration")
-    assert queued.sum == 0
-
-
-def test_a_foreign_caller_does_not_say_when_it_sent(app: App, points: Points) -> None:
-    define(app, "calculate", abs)
-    work_off(app, Submission("calculate", b"7", "u1"))
-    assert points("gtask.queue.duration") == []
-    assert len(points("gtask.tasks")) == 1
