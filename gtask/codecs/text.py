@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 from collections import deque
-from datetime import timedelta
+from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from types import MappingProxyType
@@ -19,7 +19,8 @@ from gtask.codecs.paths import explain
 from gtask.codecs.wording import ADVICE, name_of
 from gtask.errors import DecodeError, EncodeError
 
-_OPTIONS: Final = orjson.OPT_NON_STR_KEYS
+# orjson's own text for times rounds an offset to minutes, and refuses a time with a zone.
+_OPTIONS: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATETIME
 _NESTED: Final = frozenset({list, dict})
 _BRACKETS: Final = b"[{"
 
@@ -86,6 +87,8 @@ def _default(value: Any) -> Any:
     match value:
         case Decimal():
             return str(value)
+        case date() | time():
+            return value.isoformat()
         case set() | frozenset() | tuple() | deque():
             return list(value)
         case bytes() | bytearray() | memoryview():

@@ -16,7 +16,8 @@ from gtask.codecs.extensions import FROZENSET, SET, TUPLE
 from gtask.errors import DecodeError, EncodeError
 from tests.unit.samples import Address, Colour, Customer, Level, Line, Node, Order, Page, Point
 
-offsets = st.timedeltas(timedelta(hours=-23), timedelta(hours=23)).map(timezone)
+# Whole seconds: an offset of some microseconds is read as UTC by Python's own fromisoformat.
+offsets = st.integers(-86399, 86399).map(lambda seconds: timezone(timedelta(seconds=seconds)))
 zones = st.timezones()
 
 atoms = st.one_of(
@@ -166,12 +167,7 @@ orders = st.builds(
 @given(st.lists(orders, max_size=3))
 def test_dataclasses_are_rebuilt_from_msgpack_and_from_json(value: list[Order]) -> None:
     assert unpack(pack(value), list[Order]) == value
-    try:
-        data = to_json(value)
-    except EncodeError:
-        # ISO text has no place for the seconds of an offset in orjson.
-        return
-    assert [order.lines for order in convert(from_json(data), list[Order])] == [order.lines for order in value]
+    assert convert(from_json(to_json(value)), list[Order]) == value
 
 
 json_values = st.recursive(

@@ -9,6 +9,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -26,6 +27,8 @@ from tests.unit.samples import Colour, Customer, Level, Line, Opaque, Point, Rat
         (datetime(2024, 7, 1, 12, tzinfo=UTC), '"2024-07-01T12:00:00+00:00"'),
         (date(2024, 7, 1), '"2024-07-01"'),
         (time(12, 30), '"12:30:00"'),
+        (time(12, 30, tzinfo=UTC), '"12:30:00+00:00"'),
+        (datetime(1900, 1, 1, tzinfo=ZoneInfo("Europe/Amsterdam")), '"1900-01-01T00:00:00+00:19:32"'),
         (timedelta(seconds=1.5), "1.5"),
         (UUID(int=1), '"00000000-0000-0000-0000-000000000001"'),
         (Colour.RED, '"red"'),
