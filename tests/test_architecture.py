@@ -45,6 +45,7 @@ FLOORS: dict[str, int] = {
     "gtask.context": 5,
     "gtask.middleware": 5,
     "gtask.options": 5,
+    "gtask.plans": 5,
     "gtask.publish": 5,
     "gtask.result": 5,
     "gtask.sending": 5,
