@@ -204,12 +204,13 @@ def decode_message(function: str, workload: bytes, codec: str = "auto", fallback
     ``gtask`` is an envelope in JSON.
 
     "json", "text", "raw" and "msgpack" (one bare value) force one form. An envelope of gtask is still an envelope, as
-    a retry of the job comes in one; only "raw" looks into nothing, whoever sent it. JSON envelopes are known
-    to "auto" and "json".
+    gtask's own callers and retries send one; JSON envelopes are known to "auto" and "json". A "raw" task may be handed
+    bytes of strangers, so there an envelope counts only where the job's unique is that of its id, which
+    nobody can arrange who only writes the bytes.
 
     `fallback_id` is the job's unique, for workloads that carry no id. Raises `DecodeError` and nothing else.
     """
-    if codec != "raw" and is_envelope(workload):
+    if is_envelope(workload) and (codec != "raw" or _is_own(function, workload, fallback_id)):
         return _open(function, unpack(workload, max_depth=MESSAGE_DEPTH), Form.ENVELOPE, fallback_id)
     if len(workload) > MAX_SIZE:
         raise DecodeError(f"The workload has {len(workload)} bytes, more than the {MAX_SIZE} that are taken.")
@@ -218,6 +219,17 @@ def decode_message(function: str, workload: bytes, codec: str = "auto", fallback
         return _open(function, args[0], Form.JSON_ENVELOPE, fallback_id)
     id, retries, _ = parse_wire_unique(function, fallback_id)
     return Message(id, function, args, {}, {"retries": retries} if retries else {}, form)
+
+
+def _is_own(function: str, workload: bytes, unique: str) -> bool:
+    """Whether an envelope is that of the background job it came in."""
+    known = parse_wire_unique(function, unique).id
+    if len(known) != 32:
+        return False
+    try:
+        return bool(unpack(workload, max_depth=MESSAGE_DEPTH).get("id") == known)
+    except DecodeError:
+        return False
 
 
 def _read_foreign(workload: bytes, codec: str) -> tuple[Form, tuple[Any, ...]]:

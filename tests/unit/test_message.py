@@ -119,11 +119,22 @@ class TestEnvelope:
         assert decode_message("calculate", data) == Message(ID, "calculate")
 
     @pytest.mark.parametrize("codec", ["auto", "json", "text", "msgpack"])
-    def test_it_is_known_to_every_codec_but_raw(self, codec: str) -> None:
+    def test_it_is_known_to_every_codec(self, codec: str) -> None:
         message = Message(ID, "calculate", (1,))
         assert decode_message("calculate", encode_message(message), codec) == message
-        data = encode_message(message)
-        assert decode_message("calculate", data, "raw", ID) == Message(ID, "calculate", (data,), form=Form.RAW)
+
+    @pytest.mark.parametrize("unique", [ID, wire_unique(ID, 1), wire_unique(ID, 1, later=True)])
+    def test_to_raw_only_where_its_unique_vouches_for_it(self, unique: str) -> None:
+        message = Message(ID, "calculate", (b"x",), {}, {"retries": 1})
+        assert decode_message("calculate", encode_message(message), "raw", unique) == message
+
+    @pytest.mark.parametrize("unique", ["", "order-7", "0" + ID[1:], ID[:24] + "0" * 8])
+    def test_to_raw_it_is_bytes_like_any_others(self, unique: str) -> None:
+        data = encode_message(Message(ID, "calculate", (b"x",), {}, {"retries": 1}))
+        found = decode_message("calculate", data, "raw", unique)
+        assert (found.args, found.form, found.headers) == ((data,), Form.RAW, {})
+        broken = data[:-1]
+        assert decode_message("calculate", broken, "raw", ID).args == (broken,)
 
     @pytest.mark.parametrize("form", list(Form))
     def test_a_message_of_any_form_is_sent_on_as_an_envelope(self, form: Form) -> None:
