@@ -128,7 +128,7 @@ class TestEnvelope:
         message = Message(ID, "calculate", (b"x",), {}, {"retries": 1})
         assert decode_message("calculate", encode_message(message), "raw", unique) == message
 
-    @pytest.mark.parametrize("unique", ["", "order-7", "0" + ID[1:], ID[:24] + "0" * 8])
+    @pytest.mark.parametrize("unique", ["", "order-7", "f" + ID[1:], ID[:24] + "0" * 8])
     def test_to_raw_it_is_bytes_like_any_others(self, unique: str) -> None:
         data = encode_message(Message(ID, "calculate", (b"x",), {}, {"retries": 1}))
         found = decode_message("calculate", data, "raw", unique)
