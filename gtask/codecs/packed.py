@@ -62,7 +62,7 @@ def _load(data: bytes, max_size: int, max_depth: int) -> Any:
         try:
             return msgpack.unpackb(data, ext_hook=extension, timestamp=3, strict_map_key=True)
         except ValueError as error:
-            if "strict_map_key" not in str(error):
+            if "not allowed for map key" not in str(error):
                 raise
             return _load_marked(data)
     except DecodeError:
