@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from struct import Struct
 from typing import Final
 
 from gtask.protocol.admin import Command, parse_command
-from gtask.protocol.codec import MAX_BODY, encode_response, parse_header
+from gtask.protocol.codec import MAX_BODY, encode_response
 from gtask.protocol.packets import HEADER_SIZE, LAYOUT, REQUEST_MAGIC, RESPONSE_MAGIC, Packet, PacketType
 
 MAX_LINE: Final = 8192
@@ -40,6 +41,7 @@ _TYPES: Final = {int(type): type for type in PacketType}
 _PLAIN: Final = {int(type) for type, layout in LAYOUT.items() if layout.request and layout.args and not layout.data}
 _BARE: Final = {number: Packet(_TYPES[number]) for number, splits in _SPLITS.items() if splits < 0}
 _NEW: Final = tuple.__new__
+_unpack: Final = Struct(">4sII").unpack_from
 _CONTROL: Final = bytes(byte for byte in range(32) if byte != 9) + b"\x7f"
 _UNUSED: Final = 5
 """The one number below 43 that no packet has; gearmand refuses it and keeps the connection."""
@@ -107,7 +109,7 @@ class ServerProtocol:
             if body > end:
                 self._needed = HEADER_SIZE
                 return position
-            magic, number, length = parse_header(data[position:body])
+            magic, number, length = _unpack(data, position)
             splits = _SPLITS.get(number)
             if splits is None or magic != REQUEST_MAGIC or length > max_body:
                 violation = self._judge(magic, number, length)
@@ -167,7 +169,9 @@ class ServerProtocol:
             text = f"A {name} of {length} bytes was announced; {self.max_body} bytes is the limit here"
             return Violation(f"{text}.", "ARGUMENT_TOO_LARGE", text)
         if magic == RESPONSE_MAGIC:
-            return Violation(f"A {name} came with the magic of answers.", "INVALID_MAGIC", "Request magic expected", False)
+            return Violation(
+                f"A {name} came with the magic of answers.", "INVALID_MAGIC", "Request magic expected", False
+            )
         return Violation(f"A {name} is no request.", "INVALID_COMMAND", "Command not expected", False)
 
 
