@@ -14,14 +14,15 @@ import pytest
 
 from gtask import App
 from gtask.testing.processes import worker
+from gtask.testing.programs import wait_until
 from tests.middleware.recording import Spans, attributes
 
-PROGRAM = '''
+EXPORTER = '''
 import json, os
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
 
 from gtask import App, Retry, TaskContext
 
@@ -43,12 +44,24 @@ class Files(SpanExporter):
                 }
                 file.write(json.dumps(row) + "\\n")
         return SpanExportResult.SUCCESS
+'''
 
-
+AT_IMPORT = """
 provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(Files()))
 trace.set_tracer_provider(provider)
+"""
 
+AFTER_THE_FORK = """
+def set_up():
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(Files(), schedule_delay_millis=100))
+    trace.set_tracer_provider(provider)
+
+os.register_at_fork(after_in_child=set_up)
+"""
+
+TASKS = """
 app = App("orders")
 
 
@@ -69,7 +82,7 @@ def send(amount: int) -> str:
 async def count(n: int) -> int:
     with trace.get_tracer("app").start_as_current_span("count"):
         return n + 1
-'''
+"""
 
 
 class Trace:
@@ -106,7 +119,7 @@ class Trace:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "app.py").write_text(PROGRAM)
+    (tmp_path / "app.py").write_text(EXPORTER + AT_IMPORT + TASKS)
     return tmp_path
 
 
@@ -168,3 +181,17 @@ def test_a_foreground_call_is_one_trace(app: App, folder: Path, spans: Spans, po
     # The retry of a foreground call is the same job once more: two runs of one message.
     assert [(row["name"], row["parent"]) for row in runs] == [("process calculate", call["id"])] * 2
     assert {row["trace"] for row in runs} == {call["trace"]}
+
+
+def test_an_exporter_with_a_thread_is_set_up_after_the_fork(app: App, folder: Path, any_server: Any) -> None:
+    """As docs/tracing.md says: the supervisor stays without threads, and each process exports by its own."""
+    (folder / "app.py").write_text(EXPORTER + AFTER_THE_FORK + TASKS)
+    with worker("app:app", cwd=folder, servers=any_server.url) as program:
+        assert app.tasks["count"].options(timeout=60).call(7) == 8
+
+        def written() -> bool:
+            return any("process count" in file.read_text() for file in folder.glob("spans-*.jsonl"))
+
+        wait_until(written, what="a span that a batch was made for")
+        threads = Path(f"/proc/{program.pid}/task")
+        assert not threads.exists() or len(list(threads.iterdir())) == 1
