@@ -26,6 +26,6 @@ def one_line(text: str) -> str:
 
 def say(who: str, message: str, details: str = "") -> None:
     """Writes a line to stderr, behind the command that says it."""
-    click.echo(f"{who}: {one_line(message)}", err=True)
+    click.echo(f"{who}: {' '.join(message.split())}", err=True)
     if details:
         click.echo(details.rstrip(), err=True)

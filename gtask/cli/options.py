@@ -35,11 +35,17 @@ def read_prefetch(ctx: click.Context, param: click.Parameter, value: str) -> int
     return int(value)
 
 
+def read_list(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """The callback of an option that may be given several times, each time with several values."""
+    return tuple(part for value in values for part in value.replace(",", " ").split())
+
+
 def servers_option(command: Command) -> Command:
     """The option ``--servers``; it may be given several times, and each may name several."""
     return click.option(
         "--servers",
         multiple=True,
+        callback=read_list,
         metavar="URL[,URL...]",
         help="Job servers: gearman://host:port, or gearmans:// for TLS.  [default: the app's, else $GTASK_SERVERS, "
         "else 127.0.0.1:4730]",
@@ -71,10 +77,6 @@ def servers_of(where: str | None, servers: tuple[str, ...]) -> tuple[tuple[Serve
     from gtask.types import parse_servers
 
     if not where:
-        return parse_servers(_split(servers)), None
+        return parse_servers(servers), None
     app = an_app(where, servers)
     return app.servers, app.settings.tls
-
-
-def _split(servers: tuple[str, ...]) -> str:
-    return ",".join(servers)

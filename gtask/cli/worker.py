@@ -13,7 +13,7 @@ import click
 
 from gtask.cli.failures import CliError
 from gtask.cli.logs import log_options, set_up
-from gtask.cli.options import read_prefetch, servers_option
+from gtask.cli.options import read_list, read_prefetch, servers_option
 
 if TYPE_CHECKING:
     from gtask.app import App
@@ -83,7 +83,12 @@ USAGE: Final = 2
     help="The event loop of the pool `async`.  [default: asyncio]",
 )
 @click.option(
-    "-I", "--include", multiple=True, metavar="MODULE[,MODULE...]", help="Import these modules too, for their tasks."
+    "-I",
+    "--include",
+    multiple=True,
+    callback=read_list,
+    metavar="MODULE[,MODULE...]",
+    help="Import these modules too, for their tasks.",
 )
 @servers_option
 @log_options("info")
@@ -114,8 +119,7 @@ def command(
     from gtask.workers import WorkerOptions, run_worker
 
     set_up(loglevel, json_logs)
-    modules = [module for part in include for module in part.split(",") if module]
-    loaded = load_app(app, servers, modules)
+    loaded = load_app(app, servers, include)
     options = WorkerOptions(
         pool=pool,
         concurrency=concurrency,
