@@ -55,10 +55,13 @@ class Connection:
         except OSError:
             return False
 
-    def write(self, data: bytes) -> None:
-        """Adds bytes to what is to be written."""
+    def write(self, data: bytes, limit: int) -> bool:
+        """Adds bytes to what is to be written; false when more than `limit` bytes wait already."""
+        if self.pending > limit:
+            return False
         self._out.append(data)
         self.pending += len(data)
+        return True
 
     def flush(self) -> bool:
         """Writes what the socket takes; false when the peer is gone."""

@@ -36,8 +36,8 @@ ACCEPTS: Final = 64
 PAUSE_AT: Final = 8 * 1024 * 1024
 """Unwritten bytes at which a peer is not read from until it reads."""
 
-MAX_OUTPUT: Final = 64 * 1024 * 1024
-"""Unwritten bytes at which a peer that does not read is closed."""
+MIN_OUTPUT: Final = 64 * 1024 * 1024
+"""Unwritten bytes at which a peer that does not read is closed, or twice the largest packet if that is more."""
 
 LINGER: Final = 1.0
 """Seconds a closed connection is kept for its peer to read the last answer."""
@@ -56,7 +56,8 @@ class JobServer:
     `host` and `port` are where it listens, loopback unless told otherwise; port 0 takes a free one, which `port` then
     is. `db` is the queue file for background jobs, which is gearmand's own libsqlite3 table; without one they live in
     memory. `job_retries` is how often a job is handed out before it is failed, 0 for no limit. `max_body` is the most
-    bytes a packet may have, `max_connections` the most connections, `exceptions` whether that option is on for all.
+    bytes a packet may have, `max_connections` the most connections, `exceptions` whether that option is on for all. A
+    peer that lets `max_output` unread bytes pile up is closed (None: room for two packets of the largest size).
 
     Use it as a context manager (it then runs in a thread), or `start` it and call `serve_forever`. `stop` may be
     called from any thread and from a signal handler. Protocol reference, all of it.
@@ -72,14 +73,14 @@ class JobServer:
         exceptions: bool = False,
         max_body: int = MAX_BODY,
         max_connections: int = 10_000,
-        max_output: int = MAX_OUTPUT,
+        max_output: int | None = None,
     ) -> None:
         self.host = host
         self.port = port
         self.db = db
         self._max_body = max_body
         self._max_connections = max_connections
-        self._max_output = max_output
+        self._max_output = max(MIN_OUTPUT, 2 * max_body) if max_output is None else max_output
         self._settings = Settings(
             prefix=handle_prefix(),
             job_retries=job_retries,
@@ -194,6 +195,7 @@ class JobServer:
             self._wake[1].close()
         if self._store is not None:
             self._store.close()
+            self._store = None
 
     # --- one round -------------------------------------------------------------------------------------------
 
@@ -215,13 +217,13 @@ class JobServer:
                 if not connection.discard():
                     self._drop(connection)
             else:
-                if mask & _WRITE and not connection.flush():
-                    effects += self._lost(connection, now)
-                    continue
+                if mask & _WRITE:
+                    if not connection.flush():
+                        effects += self._lost(connection, now)
+                        continue
+                    self._watch(connection)
                 if mask & _READ:
                     effects += self._receive(connection, now)
-                elif mask & _WRITE:
-                    self._watch(connection)
         deadline = self._engine.next_deadline()
         if deadline is not None and deadline <= now:
             effects += self._engine.tick(now)
@@ -253,26 +255,24 @@ class JobServer:
         """Does what the engine wants done, and returns what comes of the peers that were lost on the way."""
         if self._store is not None and (failed := commit(self._store, effects)):
             effects = self._engine.refused(effects, failed, now)
-        dirty: dict[Connection, None] = {}
+        dirty: dict[Connection, bool] = {}
         closing: list[tuple[Connection, str]] = []
         connections = self._connections
         for effect in effects:
             if type(effect) is Send:
                 connection = connections.get(effect.peer)
                 if connection is not None:
-                    connection.write(effect.data)
-                    dirty[connection] = None
+                    dirty[connection] = connection.write(effect.data, self._max_output)
             elif type(effect) is Close and (connection := connections.get(effect.peer)) is not None:
                 closing.append((connection, effect.reason))
         more: list[Effect] = []
-        for connection in dirty:
-            if not connection.flush():
-                more += self._lost(connection, now)
-            elif connection.pending > self._max_output:
+        for connection, reads in dirty.items():
+            if not reads:
                 log.warning("%s does not read its answers and was closed.", connection.peer.address)
-                more += self._lost(connection, now)
-            else:
+            if reads and connection.flush():
                 self._watch(connection)
+            else:
+                more += self._lost(connection, now)
         for connection, reason in closing:
             if connection.peer in connections:
                 log.warning("%s: %s The connection was closed.", connection.peer.address, reason)

@@ -214,10 +214,11 @@ def test_gearmand_reads_our_file(path: Path) -> None:
         assert drained(server.port) == [EXPECTED[3]]
 
 
-def test_we_read_gearmands_file(path: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("--store-queue-on-shutdown",)], ids=["at once", "at shutdown"])
+def test_we_read_gearmands_file(path: Path, more: tuple[str, ...]) -> None:
     require("gearmand", package="gearman-job-server")
     far = int(time.time()) + 10_000
-    with gearmand(*OPTIONS, str(path)) as other:
+    with gearmand(*OPTIONS, str(path), *more) as other:
         fill(other.port, far)
         c = connect(other.port)
         for unique in (b"", b"-"):
