@@ -1,35 +1,43 @@
-"""gtask: tasks for Python on Gearman."""
+"""gtask: tasks for Python on Gearman.
+
+Each name is loaded from its home when it is first asked for: the command line imports this package too, and has to be
+there at once.
+"""
 
 from __future__ import annotations
 
-from gtask.app import App
-from gtask.canvas import Chain, Chord, Group, Signature, chain, chord, group, signature
-from gtask.context import TaskContext, current_task
-from gtask.errors import (
-    ConfigurationError,
-    ConnectFailed,
-    ConnectionLost,
-    GtaskError,
-    NetworkError,
-    QueueFull,
-    ResultError,
-    ResultsUnavailable,
-    ResultTimeout,
-    SerializationError,
-    ServerError,
-    StoreRequired,
-    TaskError,
-    TaskExpired,
-    TaskFailed,
-    TaskRevoked,
-    UnknownOption,
-    UnknownTask,
-)
-from gtask.result import AsyncResult, GroupResult
-from gtask.retry import Retry
-from gtask.states import State
-from gtask.task import Task
-from gtask.types import Priority
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from gtask.app import App
+    from gtask.canvas import Chain, Chord, Group, Signature, chain, chord, group, signature
+    from gtask.context import TaskContext, current_task
+    from gtask.errors import (
+        ConfigurationError,
+        ConnectFailed,
+        ConnectionLost,
+        GtaskError,
+        NetworkError,
+        QueueFull,
+        ResultError,
+        ResultsUnavailable,
+        ResultTimeout,
+        SerializationError,
+        ServerError,
+        StoreRequired,
+        TaskError,
+        TaskExpired,
+        TaskFailed,
+        TaskRevoked,
+        UnknownOption,
+        UnknownTask,
+    )
+    from gtask.result import AsyncResult, GroupResult
+    from gtask.retry import Retry
+    from gtask.states import State
+    from gtask.task import Task
+    from gtask.types import Priority
 
 __all__ = [
     # tasks
@@ -72,3 +80,27 @@ __all__ = [
     "UnknownOption",
     "UnknownTask",
 ]
+
+_ERRORS: Final = "gtask.errors"
+_HOMES: Final = {  # names that are in none of these are errors
+    "gtask.app": "App",
+    "gtask.canvas": "Chain Chord Group Signature chain chord group signature",
+    "gtask.context": "TaskContext current_task",
+    "gtask.result": "AsyncResult GroupResult",
+    "gtask.retry": "Retry",
+    "gtask.states": "State",
+    "gtask.task": "Task",
+    "gtask.types": "Priority",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = next((module for module, names in _HOMES.items() if name in names.split()), _ERRORS)
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
