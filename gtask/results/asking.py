@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 
 from gtask.errors import GtaskError, JobException, JobFailed, NetworkError, ResultError, ResultsUnavailable
-from gtask.results.wire import MAX_IDS, Answer, Ask, decode_answer, is_id
+from gtask.results.wire import MAX_IDS, Answer, Ask, Claim, decode_answer, encode_ask, encode_claim, is_id
 from gtask.states import Record
 from gtask.types import Server
 
@@ -49,9 +49,13 @@ MAX_NAP: Final = 1.0
 
 
 class Question(NamedTuple):
-    """Ask `ask` on one of `servers` (any, if empty), and wait for a sign; the answer is `bytes` or as for `Heard`."""
+    """Ask on one of `servers` (any, if empty), and wait for a sign up to `sign` seconds; it is answered by a `Heard`.
 
-    ask: Ask
+    `workload` is the question. After a sign it may take `hold` seconds, and `limit` in all.
+    """
+
+    workload: bytes
+    hold: float
     servers: tuple[Server, ...]
     sign: float
     limit: float
@@ -157,7 +161,12 @@ class Asking:
             found.update((record.id, record) for record in answer.records)
             more = answer.more and bool(answer.records)
 
-    def _at_once(self, ask: Ask) -> Flow[Answer]:
+    def claim(self, claim: Claim) -> Flow[str]:
+        """Flow of `ResultStore.claim`."""
+        answer = yield from self._at_once(claim)
+        return answer.id
+
+    def _at_once(self, ask: Ask | Claim) -> Flow[Answer]:
         answer = yield from self._ask(ask, self._now() + PATIENCE)
         if answer is None:
             raise ResultsUnavailable(
@@ -168,11 +177,16 @@ class Asking:
 
     # --- one question ----------------------------------------------------------------------------------------
 
-    def _ask(self, ask: Ask, deadline: float) -> Flow[Answer | None]:
+    def _ask(self, ask: Ask | Claim, deadline: float) -> Flow[Answer | None]:
         """Asks until there is an answer; None when the time is over and a service is there."""
         while True:
-            limit = max(deadline - self._now(), ask.timeout) + OVERDUE
-            heard: Heard = yield Question(ask, self._where, SIGN, limit)
+            left = max(0.0, deadline - self._now())
+            if isinstance(ask, Claim):
+                workload, hold = encode_claim(ask), 0.0
+            else:
+                hold = min(ask.timeout, left)
+                workload = encode_ask(ask._replace(timeout=hold))
+            heard: Heard = yield Question(workload, hold + OVERDUE, self._where, SIGN, left + OVERDUE)
             look = SIGN
             while heard is Silence.NO_SIGN:
                 serving: tuple[Server, ...] | None = yield Presence()
@@ -195,8 +209,6 @@ class Asking:
                 yield from self._failed(heard)
             if self._now() >= deadline:
                 return None
-            if ask.timeout:
-                ask = ask._replace(timeout=min(ask.timeout, max(0.0, deadline - self._now())))
 
     def _read(self, data: bytes) -> Answer:
         answer = decode_answer(data)

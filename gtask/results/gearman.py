@@ -16,9 +16,10 @@ from anyio.lowlevel import RunVar
 from gtask.client import AdminClient, AsyncAdminClient, AsyncClient, AsyncForegroundJob, Client, ForegroundJob
 from gtask.errors import GtaskError, NetworkError, ProtocolError, ResultTimeout, ServerError
 from gtask.protocol.admin import StatusRow
-from gtask.results.asking import OVERDUE, Asking, Flow, Heard, More, Nap, Question, Silence
+from gtask.results.asking import Asking, Flow, Heard, More, Nap, Question, Silence
 from gtask.results.base import Carriage, ResultStore
-from gtask.results.wire import PUT, WAIT, cut_items, encode_ask, encode_item
+from gtask.results.joins import Join
+from gtask.results.wire import PUT, WAIT, check_claim, cut_items, encode_item, encode_join
 from gtask.states import Record
 from gtask.transport import TLS
 from gtask.types import Server, Submission, parse_servers
@@ -78,6 +79,10 @@ class GearmanStore(ResultStore):
         """See `ResultStore.carry`."""
         return Carriage(PUT, encode_item(record, ttl))
 
+    def carry_join(self, join: Join, ttl: float) -> Carriage:
+        """See `ResultStore.carry_join`."""
+        return Carriage(PUT, encode_join(join, ttl))
+
     def put(self, records: Sequence[Record], ttl: float) -> None:
         """See `ResultStore.put`: it is safe in the job server's queue, whether a service is there or not."""
         submissions = _puts(records, ttl)
@@ -95,6 +100,14 @@ class GearmanStore(ResultStore):
     def forget(self, ids: Collection[str]) -> None:
         """See `ResultStore.forget`. Raises `ResultsUnavailable` within two seconds when no service is there."""
         self._run(self._asking().forget(ids))
+
+    def claim(self, key: str, id: str, ttl: float) -> str:
+        """See `ResultStore.claim`. Raises `ResultsUnavailable` within two seconds when no service is there."""
+        return self._run(self._asking().claim(check_claim(key, id, ttl)))
+
+    def join(self, join: Join, ttl: float) -> None:
+        """See `ResultStore.join`: never a job, because the service submits it itself."""
+        self._client(()).submit(Submission(PUT, encode_join(join, ttl)))
 
     def close(self) -> None:
         """Closes the connections of the blocking methods; they are made again when they are needed."""
@@ -118,6 +131,10 @@ class GearmanStore(ResultStore):
     async def aforget(self, ids: Collection[str]) -> None:
         """`forget` for async code."""
         await self._arun(self._asking().forget(ids))
+
+    async def aclaim(self, key: str, id: str, ttl: float) -> str:
+        """`claim` for async code."""
+        return await self._arun(self._asking().claim(check_claim(key, id, ttl)))
 
     async def aclose(self) -> None:
         """Closes the connections of this event loop; they are made again when they are needed."""
@@ -194,7 +211,7 @@ class GearmanStore(ResultStore):
         except GtaskError as error:
             return error
         try:
-            return job.result(question.ask.timeout + OVERDUE)
+            return job.result(question.hold)
         except ResultTimeout:
             return Silence.NO_ANSWER
         except GtaskError as error:
@@ -257,7 +274,7 @@ class GearmanStore(ResultStore):
         except GtaskError as error:
             return error
         try:
-            return await job.result(question.ask.timeout + OVERDUE)
+            return await job.result(question.hold)
         except ResultTimeout:
             return Silence.NO_ANSWER
         except GtaskError as error:
@@ -291,7 +308,7 @@ def _check(answers: Iterable[object]) -> None:
 
 
 def _submission(question: Question) -> Submission:
-    return Submission(WAIT, encode_ask(question.ask), background=False)
+    return Submission(WAIT, question.workload, background=False)
 
 
 def _serves(rows: Iterable[StatusRow]) -> bool:

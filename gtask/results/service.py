@@ -28,14 +28,17 @@ from gtask.results.wire import (
     PUT,
     WAIT,
     Ask,
+    Claim,
     Item,
+    JoinItem,
     cut_answer,
     decode_ask,
     decode_items,
     encode_answer,
+    encode_claimed,
     encode_refusal,
 )
-from gtask.states import READY, Record
+from gtask.states import Record
 from gtask.transport import TLS
 from gtask.types import Server, parse_servers
 from gtask.worker.blocking import BlockingDriver, fresh_unique
@@ -195,27 +198,31 @@ class _Desk:
     # --- outcomes --------------------------------------------------------------------------------------------
 
     def _commit(self, now: float) -> None:
-        items: list[Item] = []
+        work: list[tuple[Job, list[Item | JoinItem]]] = []
         for job in self._puts:
-            found, complaints = decode_items(job.workload)
-            items += found
+            items, complaints = decode_items(job.workload)
+            work.append((job, items))
             for complaint in complaints:
                 log.error("Dropped from job %s of %s: %s.", job.unique, PUT, complaint)
         try:
-            self._store.put_each(items)
+            done = self._store.hand_in([item for _, items in work for item in items])
         except (ResultError, ConfigurationError) as error:
             self._retry_at = now + RETRY_PAUSE
             if now >= self._complain_at:
                 self._complain_at = now + COMPLAIN_EVERY
                 log.error("%s %d jobs wait; trying again.", error, len(self._puts))
             return
-        puts, self._puts = self._puts, []
-        for job in puts:
-            self._driver.finish(job, _DONE, flush=False)
+        self._puts.clear()
+        jobs = iter(done.jobs)
+        for job, items in work:
+            # What a completed chord calls for is submitted before the job that completed it is ended.
+            bodies = [next(jobs) for item in items if isinstance(item, JoinItem)]
+            following = tuple(body for body in bodies if body is not None)
+            self._driver.finish(job, Ending(submissions=following) if following else _DONE, flush=False)
         if self._complain_at:
             self._complain_at = 0.0
             log.info("Results are written again.")
-        self._waits.ready((item.record.id for item in items if item.record.state in READY), now)
+        self._waits.ready(done.ready, now)
 
     # --- questions -------------------------------------------------------------------------------------------
 
@@ -225,11 +232,18 @@ class _Desk:
             # Before the first question is looked up, so that nothing written after that is overlooked.
             self._version = None
             self._look(now)
+        claims: list[tuple[Job, Claim]] = []
         for job in asks:
             try:
-                self._ask(job, decode_ask(job.workload), now)
+                ask = decode_ask(job.workload)
+                if isinstance(ask, Claim):
+                    claims.append((job, ask))
+                else:
+                    self._ask(job, ask, now)
             except (DecodeError, ResultError, ConfigurationError) as error:
                 self._refuse(job, error)
+        if claims:
+            self._claim(claims)
         if self._waits and now >= self._look_at:
             self._look(now)
 
@@ -251,6 +265,16 @@ class _Desk:
         if protocol is not None and job.handle in protocol.held:
             # A sign of life: whoever waits sees that a service is there.
             protocol.send_status(job.handle, 0, len(ask.ids))
+
+    def _claim(self, claims: Sequence[tuple[Job, Claim]]) -> None:
+        try:
+            shared = self._store.claims([claim for _, claim in claims])
+        except (ResultError, ConfigurationError) as error:
+            for job, _ in claims:
+                self._refuse(job, error)
+            return
+        for (job, _), id in zip(claims, shared, strict=True):
+            self._driver.finish(job, Ending(data=encode_claimed(id)), flush=False)
 
     def _answer(self, job: Job, records: Iterable[Record]) -> None:
         taken, more = cut_answer(list(records))

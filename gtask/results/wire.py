@@ -1,13 +1,15 @@
 """What travels between callers, workers and the results service: items, asks and answers. Design, section 4.
 
 Two functions on the job server. The workload of a `PUT` job (background) is one msgpack item after another, each
-``[id, state, body, ttl]``, so that the items of many tasks are joined by joining their bytes. The workload of a
-`WAIT` job (foreground) is a map ``{"ids", "timeout", "mode"}``; it is answered with ``{"records", "more"}`` or
-``{"error"}``. Everything that comes from the wire is checked here before anything is built from it.
+``[id, state, body, ttl]`` or, for a member of a chord, ``{"join": [chord, position, size, record, body], "ttl"}``; so
+the items of many tasks are joined by joining their bytes. The workload of a `WAIT` job (foreground) is a map
+``{"ids", "timeout", "mode"}`` or ``{"claim": [key, id, ttl]}``; it is answered with ``{"records", "more"}``, ``{"id"}``
+or ``{"error"}``. Everything that comes from the wire is checked here before anything is built from it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
@@ -15,7 +17,9 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from gtask.errors import DecodeError, EncodeError
+from gtask.results.joins import Body, Join
 from gtask.states import Record, State
+from gtask.types import MAX_FUNCTION, MAX_UNIQUE, Priority
 
 PUT: Final = "gtask.results.put"
 WAIT: Final = "gtask.results.wait"
@@ -25,6 +29,9 @@ MAX_ID: Final = 255
 
 MAX_IDS: Final = 10_000
 """Ids one ask may name; a caller with more asks several times."""
+
+MAX_MEMBERS: Final = 100_000
+"""Members a chord may have."""
 
 MAX_TTL: Final = 10 * 365 * 86400.0
 """Seconds a record is kept at most, however long it asks for."""
@@ -50,6 +57,21 @@ class Item(NamedTuple):
     ttl: float
 
 
+class JoinItem(NamedTuple):
+    """A member of a chord to count, and for how many seconds to keep it."""
+
+    join: Join
+    ttl: float
+
+
+class Claim(NamedTuple):
+    """A task that wants to run for a key, and for how many seconds at most the key is its own."""
+
+    key: str
+    id: str
+    ttl: float
+
+
 class Ask(NamedTuple):
     """What a caller wants to know: of which ids, in which way, and how long the service may hold the question."""
 
@@ -59,10 +81,14 @@ class Ask(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The records for an ask; `more` says that some were left out for their size, and are to be asked for again."""
+    """The records for an ask; `more` says that some were left out for their size, and are to be asked for again.
+
+    The answer to a claim is the `id` of the task that may run.
+    """
 
     records: list[Record]
     more: bool = False
+    id: str = ""
 
 
 def check_record(record: Record, ttl: float) -> None:
@@ -77,6 +103,24 @@ def check_record(record: Record, ttl: float) -> None:
         raise EncodeError(f"A record is kept for a number of seconds; {ttl!r:.80} is none.")
 
 
+def check_join(join: Join, ttl: float) -> None:
+    """Refuses a member of a chord that cannot be counted, with `EncodeError`."""
+    check_record(join.record, ttl)
+    try:
+        _join([join.group, join.position, join.size, _plain(join.record), list(join.body)])
+    except DecodeError as error:
+        raise EncodeError(f"A member of the chord {join.group!r:.80} cannot be handed in: {error}.") from error
+
+
+def check_claim(key: str, id: str, ttl: float) -> Claim:
+    """A claim as it is kept: a key that is too long is replaced by its hash. Raises `EncodeError`."""
+    if not is_id(id):
+        raise EncodeError(f"A task id is a text of 1 to {MAX_ID} characters; {id!r:.80} is not.")
+    if not is_id(key):
+        key = "sha256:" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    return Claim(key, id, max(0.0, min(float(ttl), MAX_TTL)))
+
+
 def is_id(id: object) -> bool:
     """Whether it is a text that is short enough, and that has an encoding (no lone surrogates)."""
     if not isinstance(id, str) or not 0 < len(id) <= MAX_ID:
@@ -87,20 +131,28 @@ def is_id(id: object) -> bool:
 def encode_item(record: Record, ttl: float) -> bytes:
     """One item of a `PUT` job; raises `EncodeError` when the record cannot be kept."""
     check_record(record, ttl)
-    packed: bytes = msgpack.packb([record.id, str(record.state), record.body, min(float(ttl), MAX_TTL)])
-    return packed
+    return _pack([*_plain(record), min(float(ttl), MAX_TTL)])
 
 
-def decode_items(workload: bytes) -> tuple[list[Item], list[str]]:
+def encode_join(join: Join, ttl: float) -> bytes:
+    """One item of a `PUT` job for a member of a chord; raises `EncodeError` when it cannot be counted."""
+    check_join(join, ttl)
+    plain = [join.group, join.position, join.size, _plain(join.record), list(join.body)]
+    return _pack({"join": plain, "ttl": min(float(ttl), MAX_TTL)})
+
+
+def decode_items(workload: bytes) -> tuple[list[Item | JoinItem], list[str]]:
     """The items of a `PUT` job, and a sentence for each that is none.
 
     An item that is well-formed msgpack and no record is left out alone. After bytes that are no msgpack nothing more
     can be found, so what comes behind them is lost with them.
     """
-    items: list[Item] = []
+    items: list[Item | JoinItem] = []
     complaints: list[str] = []
     bad = 0
-    unpacker = msgpack.Unpacker(max_buffer_size=max(1, len(workload)), unicode_errors="surrogateescape")
+    unpacker = msgpack.Unpacker(
+        max_buffer_size=max(1, len(workload)), unicode_errors="surrogateescape", strict_map_key=False
+    )
     unpacker.feed(workload)
     position = 0
     while position < len(workload):
@@ -122,13 +174,41 @@ def decode_items(workload: bytes) -> tuple[list[Item], list[str]]:
     return items, complaints
 
 
-def _item(value: Any) -> Item:
+def _item(value: Any) -> Item | JoinItem:
+    if isinstance(value, dict) and "join" in value:
+        return JoinItem(_join(value["join"]), _ttl(value.get("ttl")))
     if not isinstance(value, list) or len(value) != 4:
         raise DecodeError("it is not a list of four: id, state, body, ttl")
     *record, ttl = value
-    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or math.isnan(ttl):
-        raise DecodeError(f"its ttl is {ttl!r:.40}")
-    return Item(_record(record), max(0.0, min(float(ttl), MAX_TTL)))
+    return Item(_record(record), _ttl(ttl))
+
+
+def _ttl(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise DecodeError(f"its ttl is {value!r:.40}")
+    return max(0.0, min(float(value), MAX_TTL))
+
+
+def _join(value: Any) -> Join:
+    if not isinstance(value, list) or len(value) != 5:
+        raise DecodeError("a join is a list of five: chord, position, size, record, body")
+    chord, position, size, record, body = value
+    if not is_id(chord):
+        raise DecodeError(f"its chord is {chord!r:.80}")
+    if not (type(position) is int and type(size) is int and 0 <= position < size <= MAX_MEMBERS):
+        raise DecodeError(f"it is member {position!r:.20} of {size!r:.20}")
+    if not isinstance(body, list) or len(body) != 6:
+        raise DecodeError("the body of a chord is a list of six")
+    id, function, unique, priority, workload, immutable = body
+    if not is_id(id) or not _is_name(function, MAX_FUNCTION) or not _is_name(unique, MAX_UNIQUE):
+        raise DecodeError("the body of the chord has names that a job server cannot take")
+    if priority not in tuple(Priority) or not isinstance(workload, bytes) or not isinstance(immutable, bool):
+        raise DecodeError("the body of the chord is none")
+    return Join(chord, position, size, _record(record), Body(id, function, unique, priority, workload, immutable))
+
+
+def _is_name(name: Any, most: int) -> bool:
+    return is_id(name) and name.isprintable() and " " not in name and len(name.encode()) <= most
 
 
 def _record(value: Any) -> Record:
@@ -146,13 +226,19 @@ def _record(value: Any) -> Record:
 
 def encode_ask(ask: Ask) -> bytes:
     """The workload of a `WAIT` job."""
-    packed: bytes = msgpack.packb({"ids": list(ask.ids), "timeout": ask.timeout, "mode": ask.mode})
-    return packed
+    return _pack({"ids": list(ask.ids), "timeout": ask.timeout, "mode": ask.mode})
 
 
-def decode_ask(workload: bytes) -> Ask:
+def encode_claim(claim: Claim) -> bytes:
+    """The workload of a `WAIT` job that claims a key."""
+    return _pack({"claim": list(claim)})
+
+
+def decode_ask(workload: bytes) -> Ask | Claim:
     """Reads the workload of a `WAIT` job; raises `DecodeError` with a sentence that goes back to the caller."""
     value = _unpack(workload, "An ask for results")
+    if "claim" in value:
+        return _claim(value["claim"])
     ids, timeout, mode = value.get("ids"), value.get("timeout", 0.0), value.get("mode", "wait")
     if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
         raise DecodeError("An ask for results names its `ids` as a list of texts.")
@@ -165,17 +251,28 @@ def decode_ask(workload: bytes) -> Ask:
     return Ask(tuple(dict.fromkeys(ids)), min(max(0.0, float(timeout)), MAX_HOLD), mode)
 
 
+def _claim(value: Any) -> Claim:
+    if not isinstance(value, list) or len(value) != 3:
+        raise DecodeError("A claim is a list of three: key, id, ttl.")
+    key, id, ttl = value
+    if not is_id(key) or not is_id(id):
+        raise DecodeError(f"The key and the id of a claim are texts of 1 to {MAX_ID} characters.")
+    return Claim(key, id, _ttl(ttl))
+
+
 def encode_answer(records: Iterable[Record], more: bool = False) -> bytes:
     """The answer to a `WAIT` job."""
-    listed = [[record.id, str(record.state), record.body] for record in records]
-    packed: bytes = msgpack.packb({"records": listed, "more": more})
-    return packed
+    return _pack({"records": list(map(_plain, records)), "more": more})
+
+
+def encode_claimed(id: str) -> bytes:
+    """The answer to a claim: who may run."""
+    return _pack({"id": id})
 
 
 def encode_refusal(why: str) -> bytes:
     """The answer to a `WAIT` job that cannot be served: a sentence."""
-    packed: bytes = msgpack.packb({"error": why})
-    return packed
+    return _pack({"error": why})
 
 
 def decode_answer(data: bytes) -> Answer | str:
@@ -184,6 +281,8 @@ def decode_answer(data: bytes) -> Answer | str:
     error = value.get("error")
     if isinstance(error, str):
         return error
+    if isinstance(id := value.get("id"), str):
+        return Answer([], id=id)
     records = value.get("records")
     if not isinstance(records, list):
         raise DecodeError("The answer of the results service has no `records`.")
@@ -214,6 +313,15 @@ def cut_items(items: Sequence[bytes], most: int, size: int) -> Iterable[bytes]:
         length += len(item)
     if gathered:
         yield b"".join(gathered)
+
+
+def _plain(record: Record) -> list[Any]:
+    return [record.id, str(record.state), record.body]
+
+
+def _pack(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value)
+    return packed
 
 
 def _unpack(data: bytes, what: str) -> dict[Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,53 @@ import pytest
 
 from gtask.client import Client
 from gtask.errors import EncodeError, ResultsUnavailable
+from gtask.protocol import JobAssigned, WorkerProtocol
 from gtask.results import GearmanStore, ResultStore, SqliteStore
+from gtask.results.joins import Join
 from gtask.results.wire import PUT, WAIT, Answer, Ask, decode_answer, encode_ask, encode_item
 from gtask.states import Record, State
 from gtask.testing.contracts import PATIENCE, TTL, ResultStoreContract, new_id, settle, wait_for_all
 from gtask.testing.embedded import EmbeddedServer
 from gtask.testing.programs import Program, free_port, wait_until
-from gtask.types import Submission
+from gtask.transport.blocking import connect
+from gtask.types import Priority, Submission
 from tests.results.conftest import jobs, running, service_program, serving, workers
 
 Servers = Any  # EmbeddedServer or JobServerProgram
 
 
+def grab_all(store: ResultStore, function: str) -> list[Submission]:
+    """Takes every job of a function off the store's job server, and ends it."""
+    assert isinstance(store, GearmanStore)
+    connection = connect(store.servers[0], PATIENCE)
+    protocol = WorkerProtocol()
+    protocol.can_do(function)
+    found: list[Submission] = []
+    protocol.grab()
+    while protocol.outstanding:
+        connection.send(protocol.data_to_send())
+        for event in protocol.receive_data(connection.recv(time.monotonic() + PATIENCE)):
+            if isinstance(event, JobAssigned):
+                # The priority is not told to workers; on a queue of its own it makes no difference.
+                found.append(Submission(event.function, event.workload, event.unique, Priority.HIGH))
+                protocol.complete(event.handle, b"")
+                protocol.grab()
+    protocol.echo(b"done")  # behind it, the job server has taken everything
+    connection.send(protocol.data_to_send())
+    connection.recv(time.monotonic() + PATIENCE)
+    connection.close()
+    return found
+
+
 class TestGearmanStore(ResultStoreContract):
+    def handed_in(self, store: ResultStore, joins: Sequence[Join]) -> list[Submission]:
+        """The service submits the job before it ends the one that brought the last member."""
+        for join in joins:
+            assert store.join(join, TTL) is None
+        settle(store)
+        wait_until(lambda: jobs(str(store.servers[0]), PUT) == 0, PATIENCE, "the end of the queue")  # type: ignore[attr-defined]
+        return grab_all(store, joins[0].body.function)
+
     @pytest.fixture
     def store(self, any_server: Servers, tmp_path: Path) -> Iterator[ResultStore]:
         with serving(any_server.url, tmp_path / "results.db"):

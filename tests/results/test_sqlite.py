@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from gtask.errors import ConfigurationError, ResultError
-from gtask.results import sqlite
+from gtask.results import joining, sqlite
 from gtask.results.base import ResultStore
+from gtask.results.file import _inherited as inherited
+from gtask.results.records import record_to_outcome
 from gtask.results.sqlite import SqliteStore
 from gtask.states import Record, State
-from gtask.testing.contracts import PATIENCE, TTL, ResultStoreContract, new_id, wait_for_all
+from gtask.testing.contracts import PATIENCE, TTL, ResultStoreContract, chord_of, new_id, result, wait_for_all
 from gtask.testing.programs import wait_until
 
 # Python 3.12 and later warn of any fork in a process with threads; that is what is tested here.
@@ -52,7 +54,7 @@ class TestTwoSqliteStores(ResultStoreContract):
     @pytest.fixture
     def store(self, path: Path) -> Iterator[ResultStore]:
         reader, writer = SqliteStore(path), SqliteStore(path)
-        reader.put = writer.put  # type: ignore[method-assign]
+        reader.put, reader.join = writer.put, writer.join  # type: ignore[method-assign]
         yield reader
         reader.close()
         writer.close()
@@ -145,13 +147,13 @@ def test_a_fork_past_the_hooks(store: SqliteStore) -> None:
     """Some web servers fork without telling Python: the child leaves the parent's connection alone."""
     record = Record(new_id(), State.SUCCESS, b"kept")
     store.put([record], TTL)
-    inherited = store._db
-    assert inherited is not None
-    store._pid = -1
+    connection = store._file._db
+    assert connection is not None
+    store._file._pid = -1
     assert store.get([record.id]) == {record.id: record}
-    assert store._db is not inherited
-    assert sqlite._inherited.pop() is inherited
-    inherited.close()
+    assert store._file._db is not connection
+    assert inherited.pop() is connection
+    connection.close()
 
 
 # --- the file --------------------------------------------------------------------------------------------------
@@ -174,7 +176,7 @@ def test_expired_records_leave_the_file(path: Path, monkeypatch: pytest.MonkeyPa
     store.put([Record(new_id(), State.SUCCESS) for _ in range(95)], 0.0)
 
     def rows() -> int:
-        with store._use() as db:
+        with store._file.use() as db:
             number: int = db.execute("SELECT count(*) FROM results").fetchone()[0]
             return number
 
@@ -271,3 +273,51 @@ def test_a_wait_for_another_connection_is_short(path: Path) -> None:
     assert found == [{record.id: record}]
     reader.close()
     writer.close()
+
+
+# --- chords ----------------------------------------------------------------------------------------------------
+
+
+def test_a_body_that_cannot_be_read_fails(store: SqliteStore) -> None:
+    """Whoever waits for it is told, and nothing is submitted."""
+    (join,) = chord_of([result(1)])
+    broken = join._replace(body=join.body._replace(workload=b"\xc1 no message"))
+    assert store.join(broken, TTL) is None
+    (record,) = store.wait([join.body.id], PATIENCE).values()
+    assert record.state is State.FAILURE
+
+
+def test_results_that_fit_into_no_packet_fail_the_body(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They all travel to the body in one; the error says what to do."""
+    monkeypatch.setattr(joining, "MAX_WORKLOAD", 100_000)
+    joins = chord_of([result("x" * 60_000) for _ in range(2)])
+    assert [store.join(join, TTL) for join in joins] == [None, None]
+    outcome = record_to_outcome(store.wait([joins[0].body.id], PATIENCE)[joins[0].body.id])
+    assert outcome.error is not None
+    assert "too many for the one packet" in outcome.error.message
+
+
+def test_a_member_of_another_size_of_chord_is_not_counted(store: SqliteStore) -> None:
+    """Two programs that use one id for their chords do not break each other's."""
+    small = chord_of([result(1), result(2)])
+    large = [join._replace(group=small[0].group) for join in chord_of([result(number) for number in range(5)])]
+    store.join(small[0], TTL)
+    assert store.join(large[4], TTL) is None
+    job = store.join(small[1], TTL)
+    assert job is not None
+    assert job.unique == small[0].body.unique
+
+
+def test_chords_and_claims_leave_the_file_with_their_time(store: SqliteStore) -> None:
+    store.claim("key", "a", 0.0)
+    for join in chord_of([result(number) for number in range(3)]):
+        store.join(join, 0.0)
+    kept = chord_of([result(1), result(2)])
+    store.join(kept[0], TTL)
+    store._sweep_at = 0
+    while store.sweep():
+        pass
+    with store._file.use() as db:
+        for table, rows in {"claims": 0, "joins": 1, "members": 1}.items():
+            assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (rows,)
+    assert store.join(kept[1], TTL) is not None

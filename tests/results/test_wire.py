@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from gtask.errors import DecodeError, EncodeError
 from gtask.results import wire
-from gtask.results.wire import Answer, Ask, Item
+from gtask.results.joins import Body, Join
+from gtask.results.wire import Answer, Ask, Claim, Item, JoinItem
 from gtask.states import Record, State
 
 records = st.builds(
@@ -19,6 +20,8 @@ records = st.builds(
     st.binary(max_size=200),
 )
 ttls = st.floats(0, wire.MAX_TTL)
+
+BODY = Body("b", "add_up", "u", "normal", b"")
 
 
 @given(st.lists(st.tuples(records, ttls)))
@@ -32,7 +35,7 @@ def test_items_before_a_broken_one_are_kept(before: list[Record], junk: bytes, a
     """Whatever the bytes are: nothing is raised, and nothing in front of them is lost."""
     items = [wire.encode_item(record, 5.0) for record in before]
     found, _ = wire.decode_items(b"".join(items) + junk + b"".join(wire.encode_item(record, 5.0) for record in after))
-    assert [item.record for item in found[: len(before)]] == before
+    assert found[: len(before)] == [Item(record, 5.0) for record in before]
 
 
 @given(st.binary(max_size=200))
@@ -70,8 +73,7 @@ def test_a_text_that_is_no_utf8_spoils_only_its_own_item() -> None:
 def test_times_are_bounded() -> None:
     item = msgpack.packb(["a", "SUCCESS", b"", 1e300]) + msgpack.packb(["b", "SUCCESS", b"", -5])
     assert [item.ttl for item in wire.decode_items(item)[0]] == [wire.MAX_TTL, 0.0]
-    ask = wire.decode_ask(wire.encode_ask(Ask(("a",), 1e9)))
-    assert ask.timeout == wire.MAX_HOLD
+    assert wire.decode_ask(wire.encode_ask(Ask(("a",), 1e9))) == Ask(("a",), wire.MAX_HOLD)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,57 @@ def test_answers_and_refusals() -> None:
     for bad in bads:
         with pytest.raises(DecodeError):
             wire.decode_answer(msgpack.packb(bad))
+
+
+def test_members_of_chords_travel_among_records() -> None:
+    body = Body("body", "add_up", "u" * 32, "normal", b"sealed", True)
+    join = Join("chord", 2, 3, Record("c", State.FAILURE, b"x"), body)
+    record = Record("a", State.SUCCESS, b"y")
+    workload = wire.encode_item(record, 5.0) + wire.encode_join(join, 6.0) + wire.encode_item(record, 7.0)
+    assert wire.decode_items(workload) == ([Item(record, 5.0), JoinItem(join, 6.0), Item(record, 7.0)], [])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"group": ""},
+        {"position": 3},
+        {"position": -1},
+        {"position": True},
+        {"size": 10**9},
+        {"record": Record("", State.SUCCESS)},
+        {"body": Body("", "add_up", "u", "normal", b"")},
+        {"body": Body("b", "add up", "u", "normal", b"")},
+        {"body": Body("b", "add\0up", "u", "normal", b"")},
+        {"body": Body("b", "", "u", "normal", b"")},
+        {"body": Body("b", "f" * 201, "u", "normal", b"")},
+        {"body": Body("b", "add_up", "u" * 64, "normal", b"")},
+        {"body": Body("b", "add_up", "", "normal", b"")},
+        {"body": Body("b", "add_up", "u", "urgent", b"")},
+        {"body": Body("b", "add_up", "u", "normal", "text")},  # type: ignore[arg-type]
+    ],
+)
+def test_members_that_a_job_server_could_not_go_on_from_are_no_members(change: dict[str, object]) -> None:
+    """A service that submitted such a job would break the conversation with its job server."""
+    fields = {"group": "chord", "position": 0, "size": 3, "record": Record("c", State.SUCCESS), "body": BODY} | change
+    with pytest.raises(EncodeError):
+        wire.encode_join(Join(**fields), 5.0)  # type: ignore[arg-type]
+    plain = [list(value) if isinstance(value, tuple) else value for value in fields.values()]
+    items, complaints = wire.decode_items(msgpack.packb({"join": plain, "ttl": 5}))
+    assert items == []
+    assert len(complaints) == 1
+
+
+def test_claims() -> None:
+    claim = wire.check_claim("order:7", "a", 1e300)
+    assert wire.decode_ask(wire.encode_claim(claim)) == Claim("order:7", "a", wire.MAX_TTL) == claim
+    assert wire.decode_answer(wire.encode_claimed("a")) == Answer([], id="a")
+    bads: list[object] = [7, ["k", "a"], ["", "a", 1], ["k", "", 1], ["k", "a", "1"], ["k", "a", float("nan")]]
+    for bad in bads:
+        with pytest.raises(DecodeError):
+            wire.decode_ask(msgpack.packb({"claim": bad}))
+    with pytest.raises(EncodeError, match="task id"):
+        wire.check_claim("key", "", 1.0)
 
 
 @given(st.lists(st.binary(min_size=1, max_size=30)), st.integers(1, 5), st.integers(1, 50))

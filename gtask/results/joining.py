@@ -1,0 +1,113 @@
+"""Counting the members of chords in a SQLite file. Design, section 4.
+
+Each member is counted once, whoever hands it in how often. The one that completes the chord gets the body's job, and
+gets it again when it is handed in again: whoever was to submit it may have died in between. Once the body has a
+result nobody gets it any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from typing import Final
+
+import msgpack
+
+from gtask.errors import SerializationError
+from gtask.failures import error_info
+from gtask.protocol.codec import MAX_BODY
+from gtask.results.joins import Body, Join, complete
+from gtask.results.records import outcome_to_record
+from gtask.states import Outcome, Record, State
+from gtask.types import Submission
+
+log = logging.getLogger("gtask.results")
+
+MAX_WORKLOAD: Final = MAX_BODY - 1024
+"""Bytes of workload that fit into one packet beside the names."""
+
+TABLES: Final = """
+CREATE TABLE joins (
+    chord TEXT NOT NULL PRIMARY KEY,
+    size INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    arrived INTEGER NOT NULL DEFAULT 0,
+    completed_by INTEGER,
+    expires REAL NOT NULL
+);
+CREATE INDEX joins_expires ON joins (expires);
+CREATE TABLE members (
+    chord TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (chord, position)
+);
+"""
+
+_JOIN: Final = """
+INSERT INTO joins (chord, size, body, expires) VALUES (?1, ?2, ?3, ?4)
+ON CONFLICT (chord) DO UPDATE SET expires = max(expires, ?4)
+RETURNING size, body, arrived, completed_by
+"""
+
+
+def hand_in(db: sqlite3.Connection, join: Join, expires: float, now: float) -> tuple[Submission | None, list[Record]]:
+    """Counts a member, inside the caller's transaction: the job to submit now, and the records to keep with it.
+
+    `expires` and `now` are Unix times in seconds; a chord is kept until the last `expires` of its members.
+    """
+    chord, position, _, record, _ = join
+    ((size, packed, arrived, completed_by),) = db.execute(
+        _JOIN, (chord, join.size, _pack(join.body), expires)
+    ).fetchall()
+    if position >= size:
+        log.error("Member %d of the chord %s is not counted: it has %d members.", position, chord, size)
+        return None, []
+    counted = db.execute(
+        "INSERT OR IGNORE INTO members (chord, position, id, state, body) VALUES (?, ?, ?, ?, ?)",
+        (chord, position, record.id, str(record.state), record.body),
+    ).rowcount
+    arrived += counted
+    if counted and arrived == size:
+        completed_by = position
+    if counted:
+        db.execute("UPDATE joins SET arrived = ?, completed_by = ? WHERE chord = ?", (arrived, completed_by, chord))
+    if completed_by != position:
+        return None, []
+    body = Body(*msgpack.unpackb(packed))
+    if db.execute("SELECT 1 FROM results WHERE id = ? AND ready AND expires > ?", (body.id, now)).fetchone():
+        return None, []
+    members = db.execute("SELECT id, state, body FROM members WHERE chord = ? ORDER BY position", (chord,))
+    return _complete(body, [Record(id, State(state), data) for id, state, data in members])
+
+
+def _complete(body: Body, records: list[Record]) -> tuple[Submission | None, list[Record]]:
+    try:
+        after = complete(body, records)
+        if not isinstance(after, Submission):
+            return None, after
+        if len(after.workload) > MAX_WORKLOAD:
+            raise SerializationError(
+                f"The results of a chord's {len(records)} members have {len(after.workload)} bytes together, too many "
+                "for the one packet that takes them to the body; let the members store what is large, and return where."
+            )
+        return after, []
+    except SerializationError as error:
+        log.error("The chord of %s cannot be completed: %s", body.id, error)
+        return None, [outcome_to_record(Outcome(body.id, State.FAILURE, error=error_info(error)))]
+
+
+def sweep(db: sqlite3.Connection, now: float, limit: int) -> bool:
+    """Drops up to `limit` members of chords whose time is over, and chords without members; whether more are left."""
+    due = "SELECT chord FROM joins WHERE expires <= ? LIMIT 100"
+    found = f"SELECT rowid FROM members WHERE chord IN ({due}) LIMIT ?"
+    if db.execute(f"DELETE FROM members WHERE rowid IN ({found})", (now, limit)).rowcount >= limit:
+        return True
+    return db.execute(f"DELETE FROM joins WHERE chord IN ({due})", (now,)).rowcount >= 100
+
+
+def _pack(body: Body) -> bytes:
+    packed: bytes = msgpack.packb(tuple(body))
+    return packed
