@@ -85,35 +85,48 @@ def make_files(folder: Path, merchants: int, orders: int) -> list[Path]:
     return paths
 
 
-def start(options: argparse.Namespace, folder: Path, sink: SmtpSink, stack: ExitStack) -> str:
-    """Starts the job server and the workers, unless others are to be used, and returns the job servers' addresses."""
+def start(options: argparse.Namespace, folder: Path, sink: SmtpSink, stack: ExitStack) -> tuple[str, list[Program]]:
+    """Starts the job server and the workers, unless others are to be used.
+
+    Returns the job servers' addresses, and the programs that were started.
+    """
+    programs: list[Program] = []
     extra: list[str] = []
-    if options.servers:
-        url = options.servers
-    elif options.gearmand:
-        url = stack.enter_context(gearmand()).url
-        extra = [f"--with-results={folder / 'results.db'}"]
-    else:
-        url = stack.enter_context(job_server(db=folder / "queue.db", results=folder / "results.db")).url
+    url: str = options.servers
+    if not options.servers:
+        if options.gearmand:
+            server = stack.enter_context(gearmand())
+            extra = [f"--with-results={folder / 'results.db'}"]
+        else:
+            server = stack.enter_context(job_server(db=folder / "queue.db", results=folder / "results.db"))
+        url = server.url
+        programs.append(server)
     if options.no_worker:
-        return str(url)
-    module = "with_php" if options.php else "app"
-    stack.enter_context(
-        worker(
-            f"examples.settlement.{module}:app",
-            *extra,
-            cwd=ROOT,
-            servers=url,
-            concurrency=options.concurrency,
-            pool=options.pool,
-            env={SMTP_VARIABLE: sink.address},
-        )
+        return url, programs
+    serving = worker(
+        f"examples.settlement.{'with_php' if options.php else 'app'}:app",
+        *extra,
+        cwd=ROOT,
+        servers=url,
+        concurrency=options.concurrency,
+        pool=options.pool,
+        env={SMTP_VARIABLE: sink.address},
     )
+    programs.append(stack.enter_context(serving))
     if options.php:
         address = url.removeprefix("gearman://").partition(",")[0]
         command = ["php", str(PHP_WORKER), f"--server={address}", f"--smtp={sink.address}"]
-        stack.enter_context(Program(command, cwd=ROOT))
-    return str(url)
+        programs.append(stack.enter_context(Program(command, cwd=ROOT)))
+    return url, programs
+
+
+def ended(programs: list[Program]) -> list[str]:
+    """Which of the programs are no longer there, with their last words."""
+    return [
+        f"{' '.join(program.argv[:5])} ended with {program.exit_code} before its time:\n{program.tail()}"
+        for program in programs
+        if not program.running
+    ]
 
 
 def settle_all(chain: Any, paths: list[Path], in_flight: int) -> Iterator[Outcome]:
@@ -179,7 +192,7 @@ def run(options: argparse.Namespace, folder: Path, console: Console) -> list[str
         paths = make_files(folder, options.merchants, options.orders)
         console.print(f"{len(paths)} CSV files with {options.orders:,} orders each are in {folder}.")
         sink = stack.enter_context(SmtpSink(port=options.smtp_port, folder=folder / "mails"))
-        servers = start(options, folder, sink, stack)
+        servers, programs = start(options, folder, sink, stack)
         console.print(f"Job server {servers}, mail server {sink.address}, -c {options.concurrency}.")
         # The app reads where its job servers are when it is made, so it is imported once that is known.
         os.environ["GTASK_SERVERS"] = servers
@@ -194,10 +207,11 @@ def run(options: argparse.Namespace, folder: Path, console: Console) -> list[str
                 progress.advance(bar)
         seconds = time.monotonic() - began
         mails = sink.wait(sum(1 for outcome in outcomes if outcome.settlement), MAIL_TIMEOUT)
+        faults = ended(programs)
     console.print(table_of(outcomes))
     orders = options.merchants * options.orders
     console.print(f"{orders:,} orders in {seconds:.1f} s, {orders / seconds:,.0f} a second.")
-    return faults_of([expected_of(path) for path in paths], outcomes, mails)
+    return faults + faults_of([expected_of(path) for path in paths], outcomes, mails)
 
 
 def main(given: list[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from examples.settlement import run as settlement_run
 from examples.settlement.check import Expected, expected_of
 from examples.settlement.mail import build_mail
 from examples.settlement.orders import generate, read_csv, write_csv
@@ -81,6 +82,21 @@ def test_every_difference_is_a_sentence(tmp_path: Path) -> None:
     ]
     assert faults_of([first], outcomes[:1], mails[:1]) == []
     assert table_of(outcomes).row_count == 3
+
+
+def test_a_difference_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def a_cent_less(path: Path) -> Expected:
+        expected = expected_of(path)
+        expected.total.payout -= 1
+        return expected
+
+    monkeypatch.setattr(settlement_run, "expected_of", a_cent_less)
+    monkeypatch.setenv("GTASK_SERVERS", "")  # set again by the run, and put back here
+    assert settlement_run.main(["--merchants=1", "--orders=20", "-c", "1", "--pool=solo"]) == 1
+    captured = capsys.readouterr()
+    assert "M001: the settlement's payout should be" in captured.err
+    assert "M001: the workbook's totals should be" in captured.err
+    assert "agrees" not in captured.out
 
 
 def test_files_are_made_for_every_merchant(tmp_path: Path) -> None:
