@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from gtask.testing.embedded import EmbeddedServer
     from gtask.testing.processes import JobServerProgram
 
+# A contract's tests are in modules that users' test files import: their assertions are to explain themselves too.
+pytest.register_assert_rewrite("gtask.testing.contracts", "gtask.testing.joins")
+
 
 @pytest.fixture
 def gtask_server() -> Iterator[EmbeddedServer]:

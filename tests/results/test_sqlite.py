@@ -19,7 +19,8 @@ from gtask.results.file import _inherited as inherited
 from gtask.results.records import record_to_outcome
 from gtask.results.sqlite import SqliteStore
 from gtask.states import Record, State
-from gtask.testing.contracts import PATIENCE, TTL, ResultStoreContract, chord_of, new_id, result, wait_for_all
+from gtask.testing.contracts import PATIENCE, TTL, ResultStoreContract, new_id, wait_for_all
+from gtask.testing.joins import chord_of, result
 from gtask.testing.programs import wait_until
 
 # Python 3.12 and later warn of any fork in a process with threads; that is what is tested here.
@@ -281,7 +282,7 @@ def test_a_wait_for_another_connection_is_short(path: Path) -> None:
 def test_a_body_that_cannot_be_read_fails(store: SqliteStore) -> None:
     """Whoever waits for it is told, and nothing is submitted."""
     (join,) = chord_of([result(1)])
-    broken = join._replace(body=join.body._replace(workload=b"\xc1 no message"))
+    broken = join._replace(body=join.body._replace(workload=join.body.workload[:-3]))
     assert store.join(broken, TTL) is None
     (record,) = store.wait([join.body.id], PATIENCE).values()
     assert record.state is State.FAILURE
