@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-SLICE: Final = 20.0
-"""Seconds of one question to the store; a longer wait asks again."""
+SLICE: Final = 3600.0
+"""Seconds of one question to the store; a longer wait asks again. Long, so that the store knows what it saw before."""
 
 NO_STORE: Final = (
     "This App has no result store, so a background job's result cannot be had. Create it with results='gearman://' "
