@@ -143,7 +143,8 @@ def _call(app: App, step: Signature[Any], timeout: float | None, progress: bool,
 
 
 def _warn(data: bytes) -> None:
-    say(ME, f"The task warns: {data.decode(errors='replace')}")
+    # Not click's echo: while the bar is shown, this stream puts the line above it.
+    print(f"{ME}: The task warns: {data.decode(errors='replace')}", file=sys.stderr)
 
 
 def _failed(name: str, error: Exception) -> int:

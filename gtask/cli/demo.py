@@ -58,7 +58,7 @@ def _run(stack: ExitStack, concurrency: int) -> None:
     started = time.perf_counter()
     server = stack.enter_context(Program([*gtask, "server", "--port=0"], env=environment))
     url = server.wait_for_line(r"ready at (gearman://[^\s,]+)", START)[1]
-    _say("job server and results", started, "gtask server", url)
+    _say("job server, results", started, "gtask server", url)
     started = time.perf_counter()
     argv = [*gtask, "worker", APP, "-c", str(concurrency), "--servers", url]
     worker = stack.enter_context(Program(argv, env=environment))
@@ -77,26 +77,22 @@ def _calls(app: App) -> None:
     from gtask.canvas import group
     from gtask.cli.demo_app import calculate, crunch, refuse, send
 
-    _show("a plain local call", "calculate(7)", lambda: calculate(7))
-    _show("a background job", "calculate.delay(7).get()", lambda: calculate.delay(7).get(ANSWER))
-    _show("the answer straight back", "calculate.call(7)", lambda: calculate.options(timeout=ANSWER).call(7))
+    _show("local call", "calculate(7)", lambda: calculate(7))
+    _show("background job", "calculate.delay(7).get()", lambda: calculate.delay(7).get(ANSWER))
+    _show("answer straight back", "calculate.call(7)", lambda: calculate.options(timeout=ANSWER).call(7))
     chain = calculate | send
-    _show("a chain", "(calculate | send).delay(7).get()", lambda: chain.delay(7).get(ANSWER))
+    _show("chain", "(calculate | send).delay(7).get()", lambda: chain.delay(7).get(ANSWER))
     members = group(calculate.s(number) for number in range(MEMBERS))
     code = f"group(calculate.s(i) for i in range({MEMBERS})).delay().get()"
-    _show("a group, side by side", code, lambda: _sum(members.delay().get(ANSWER)))
+    _show("group, side by side", code, lambda: _Words(f"{len(members.delay().get(ANSWER))} results"))
     _show("progress, live", f"crunch.call({STEPS})", lambda: _crunch(app, crunch))
-    _show("an exception, over there", "refuse.call(8)", lambda: _refused(refuse))
+    _show("exception", "refuse.call(8)", lambda: _refused(refuse))
 
 
 class _Words(str):
     """A result that is told, and not shown as Python shows it."""
 
     __repr__ = str.__str__
-
-
-def _sum(amounts: list[Any]) -> _Words:
-    return _Words(f"{len(amounts)} results, {sum(amounts)} in all")
 
 
 def _crunch(app: App, crunch: Any) -> Any:
@@ -124,4 +120,4 @@ def _say(what: str, started: float, code: str, result: str) -> None:
     """Prints a line: what was done, how long it took, the code, and what came out."""
     seconds = time.perf_counter() - started
     duration = f"{seconds:.2f} s " if seconds >= 0.5 else f"{seconds * 1000:.1f} ms"
-    click.echo(f"{what:<24} {duration:>8}   {code}  ->  {result}")
+    click.echo(f"{what:<20} {duration:>8}   {code}  ->  {result}")

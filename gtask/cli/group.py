@@ -85,7 +85,9 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
 )
@@ -112,7 +114,7 @@ def main(args: Sequence[str] | None = None) -> int:
         say(command, error.message, error.details)
         return error.code
     except click.UsageError as error:
-        say(command, f"{one_line(error.format_message())} See `{command} --help`.")
+        say(command, f"{one_line(error.format_message())}{_hint(error)} See `{command} --help`.")
         return USAGE
     except click.ClickException as error:
         say(command, one_line(error.format_message()))
@@ -131,3 +133,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _command_name(args: Sequence[str]) -> str:
     return f"gtask {args[0]}" if args and args[0] in COMMANDS else "gtask"
+
+
+def _hint(error: click.UsageError) -> str:
+    missing = error.param.name if isinstance(error, click.MissingParameter) and error.param is not None else ""
+    return " It is MODULE:ATTRIBUTE, as in app:app." if missing == "app" else ""

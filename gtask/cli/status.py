@@ -108,6 +108,7 @@ def as_dict(look: Look) -> dict[str, Any]:
 
 
 def _pictures(looks: Sequence[Look]) -> list[RenderableType]:
+    from rich.padding import Padding
     from rich.text import Text
 
     pictures: list[RenderableType] = []
@@ -116,9 +117,9 @@ def _pictures(looks: Sequence[Look]) -> list[RenderableType]:
         if one.error:
             continue
         if one.functions:
-            pictures.append(_functions(one.functions))
+            pictures += [Text(""), Padding(_functions(one.functions), (0, 0, 0, 2))]
         if one.workers:
-            pictures.append(_workers(one))
+            pictures += [Text(""), Padding(_workers(one), (0, 0, 0, 2))]
         pictures.append(Text(""))
     return pictures
 
@@ -140,7 +141,7 @@ def _table(*columns: tuple[str, bool]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name, is_number in columns:
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     return table
@@ -160,11 +161,15 @@ def _functions(functions: Sequence[Function]) -> Table:
 
 
 def _workers(look: Look) -> Table:
+    # A process may have several connections; here it is one line.
+    processes: dict[tuple[str, str], set[str]] = {}
+    for one in look.workers:
+        processes.setdefault((one.id, one.address), set()).update(one.functions)
     table = _table(("worker", False), ("address", False), ("functions", False))
-    for one in look.workers[:WORKERS_SHOWN]:
-        table.add_row(printable(one.id), one.address, printable(", ".join(sorted(set(one.functions)))))
-    if len(look.workers) > WORKERS_SHOWN:
-        table.add_row(f"and {len(look.workers) - WORKERS_SHOWN} more (--json has all)", "", "")
+    for (id, address), functions in list(processes.items())[:WORKERS_SHOWN]:
+        table.add_row(printable(id), address, printable(", ".join(sorted(functions))))
+    if len(processes) > WORKERS_SHOWN:
+        table.add_row(f"and {len(processes) - WORKERS_SHOWN} more (--json has all)", "", "")
     return table
 
 

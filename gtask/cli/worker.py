@@ -58,7 +58,7 @@ USAGE: Final = 2
     "--grace",
     type=click.FloatRange(0),
     default=60.0,
-    show_default=True,
+    show_default="60",
     metavar="SECONDS",
     help="How long running tasks may finish after SIGTERM; then their jobs go back to the job server.",
 )
@@ -120,6 +120,9 @@ def command(
 
     set_up(loglevel, json_logs)
     loaded = load_app(app, servers, include)
+    check_app(loaded)
+    if with_results is not None:
+        check_results(with_results)
     options = WorkerOptions(
         pool=pool,
         concurrency=concurrency,
@@ -147,6 +150,32 @@ def check(pool: str, concurrency: int | None, backend: str | None) -> None:
         raise CliError(f"--backend {backend} is not installed; `pip install {extra}` installs it.", USAGE)
 
 
+def check_app(app: App) -> None:
+    """Refuses an app without tasks; raises `CliError`."""
+    from gtask.task import Task
+
+    if not any(isinstance(task, Task) for task in app.tasks.values()):
+        raise CliError(
+            f"App {app.name!r} has no tasks to run; write @app.task above a function, or name the modules that define "
+            "them with --include.",
+            USAGE,
+        )
+
+
+def check_results(file: str) -> None:
+    """Refuses a file that can keep no results, before the processes that would fail by it are there."""
+    from gtask.errors import ConfigurationError, ResultError
+    from gtask.results.sqlite import SqliteStore
+
+    store = SqliteStore(file)
+    try:
+        store.get(["0"])
+    except (ConfigurationError, ResultError) as error:
+        raise CliError(str(error)) from error
+    finally:
+        store.close()
+
+
 def show_banner(app: App, where: str, options: WorkerOptions, json_logs: bool) -> None:
     """Says on stderr what is about to run: the app, the servers, the pool and the tasks."""
     rows = banner(app, where, options)
@@ -164,15 +193,18 @@ def banner(app: App, where: str, options: WorkerOptions) -> list[tuple[str, str]
 
     own = sorted(name for name, task in app.tasks.items() if isinstance(task, Task))
     count = options.concurrency or os.cpu_count() or 1
-    unit = {"prefork": "processes", "thread": "threads", "async": f"tasks at once on {options.backend}"}.get(
-        options.pool
-    )
+    several = "" if count == 1 else "s"
+    unit = {
+        "prefork": f"{count} process{'es' if several else ''}",
+        "thread": f"{count} thread{several}",
+        "async": f"{count} task{several} at once on {options.backend}",
+    }.get(options.pool, "one task at a time")
     prefetch = "auto" if options.prefetch is None else str(options.prefetch)
     rows = [
         ("app", f"{where} ({app.name})"),
         ("servers", ", ".join(str(server) for server in app.servers)),
-        ("pool", f"{options.pool}, {f'{count} {unit}' if unit else 'one task at a time'}, prefetch {prefetch}"),
-        ("tasks", _names(own) or "none; import the modules that define them, or name them with --include"),
+        ("pool", f"{options.pool}, {unit}, prefetch {prefetch}"),
+        ("tasks", _names(own)),
     ]
     if options.with_results:
         rows.append(("results", f"served from {options.with_results}"))
