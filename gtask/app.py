@@ -33,6 +33,7 @@ from gtask.types import Server, parse_servers
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Hook = TypeVar("Hook", bound=Callable[[], object])
 
 RESERVED = "gtask."
 """Functions whose names start so are gtask's own on the job server."""
@@ -63,6 +64,8 @@ class App:
         self.settings = Settings.of(name, settings)
         self.middleware = Stack([*middleware, *default_middleware(lambda: self.servers)])
         self.tasks: dict[str, BaseTask[..., Any]] = {}
+        self.worker_start_hooks: list[Callable[[], object]] = []
+        self.worker_stop_hooks: list[Callable[[], object]] = []
         self._results = results
         self._store: ResultStore | None = None
         self._lock = threading.Lock()
@@ -133,6 +136,19 @@ class App:
         if name in self.tasks:
             raise DuplicateTask(f"App {self.name!r} has a task {name!r} already; give one of them name='...'.")
         return name
+
+    def on_worker_start(self, func: Hook) -> Hook:
+        """Registers a function to be called in each process of a worker when it begins, after the fork.
+
+        For what must not be shared by processes: telemetry exporters, connection pools. Use it as a decorator.
+        """
+        self.worker_start_hooks.append(func)
+        return func
+
+    def on_worker_stop(self, func: Hook) -> Hook:
+        """Registers a function to be called in each process of a worker when it ends in order; as a decorator."""
+        self.worker_stop_hooks.append(func)
+        return func
 
     def local_task(self, name: str) -> Task[..., Any]:
         """The task of this name whose body is in this App; raises `UnknownTask`."""

@@ -76,16 +76,31 @@ def run_worker(app: App, options: WorkerOptions) -> int:
         raise ConfigurationError(f"App {app.name!r} has no tasks to run; write @app.task above a function.")
     name = options.name or socket.gethostname()
     forks = options.pool in ("prefork", "solo")
-    main = partial(_run_pool, app, options, name)
+    main = partial(_hooked, app, partial(_run_pool, app, options, name))
+    housekeeper = partial(_hooked, app, partial(_run_housekeeper, app, name))
     roles = [
         Role(options.pool, options.slots if forks else 1, main),
-        Role("housekeeper", 1, partial(_run_housekeeper, app, name), last=True),
+        Role("housekeeper", 1, housekeeper, last=True),
     ]
     if options.with_results is not None:
         roles.append(Role("results", 1, partial(_run_results, app, options.with_results), last=True))
     unit = "processes" if options.pool == "prefork" else "slots"
     ready = f"worker ready: {options.pool}, {options.slots} {unit}, {app.name} on {', '.join(map(str, app.servers))}"
     return Supervisor(roles, options.grace, on_ready=partial(log.info, "%s", ready)).run()
+
+
+def _hooked(app: App, main: Callable[[Child], None], child: Child) -> None:
+    """Runs a process between the App's own hooks."""
+    for hook in app.worker_start_hooks:
+        hook()
+    try:
+        main(child)
+    finally:
+        for hook in app.worker_stop_hooks:
+            try:
+                hook()
+            except Exception:
+                log.exception("The worker's stop hook %r failed.", hook)
 
 
 def _client_id(name: str, child: Child) -> str:

@@ -16,10 +16,11 @@ from gtask.types import Server
 def default_middleware(servers: Callable[[], Sequence[Server]] = tuple) -> list[Middleware]:
     """gtask's own middleware, outermost first; `servers` says which job servers the App uses now.
 
-    Read from the inside it is the promise of the design, section 6: `Retries` makes an outcome of
-    what was raised, `Results` keeps the final outcome, `Canvas` goes on from it.
+    Read from the inside it is the promise of the design, section 6: `Retries` makes an outcome of what was raised,
+    `Results` keeps the final outcome, `Canvas` goes on from it. Log lines are written inside the span, so that they
+    can carry its id.
     """
-    return [Logging(), Tracing(servers), Canvas(), Results(), Retries()]
+    return [Tracing(servers), Logging(), Canvas(), Results(), Retries()]
 
 
 __all__ = [

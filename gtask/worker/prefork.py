@@ -9,6 +9,7 @@ the jobs back at once; SIGHUP replaces the processes one at a time.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import select
@@ -140,6 +141,8 @@ class Supervisor:
     def _be_child(self, role: Role, index: int) -> NoReturn:
         code = 1
         try:
+            # What the parent registered to be done at its exit is not this process's to do; what this one registers is.
+            atexit._clear()
             signal.set_wakeup_fd(-1)
             # A terminal sends its signals to the whole group; what they mean is the supervisor's to say.
             for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
@@ -158,11 +161,11 @@ class Supervisor:
             traceback.print_exc()
         finally:
             try:
+                atexit._run_exitfuncs()
                 logging.shutdown()
                 sys.stdout.flush()
                 sys.stderr.flush()
             finally:
-                # Not sys.exit: what the parent registered to be done at its exit is not this process's to do.
                 os._exit(code)
 
     def _reap(self) -> None:
