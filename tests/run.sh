@@ -28,7 +28,7 @@ install_packages() {
     [ -n "$missing" ] || return 0
     if ! may_install; then
         say "Not installed, and may not be from here:$missing"
-        say "Tests that need them are skipped. On Debian, as root: apt-get install$missing"
+        say "Tests that need them are skipped (with CI=true: fail). On Debian, as root: apt-get install$missing"
         return 0
     fi
     say "Installing$missing"
@@ -36,7 +36,7 @@ install_packages() {
     if ! { $install apt-get update && $install DEBIAN_FRONTEND=noninteractive \
         apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1; then
         tail -n 20 "$log"
-        say "Installing failed; tests that need these packages are skipped:$missing"
+        say "Installing failed; tests that need these packages are skipped (with CI=true: fail):$missing"
     fi
     rm -f "$log"
 }

@@ -225,6 +225,7 @@ def _serve(
         try:
             server.wait_until_ready(timeout)
         except BaseException as error:
+            server.kill()  # a server that waits for its port does not always listen to SIGTERM
             server.stop()
             taken = isinstance(error, ProgramFailed) and "in use" in str(error).lower()
             if port or not taken or attempt == ATTEMPTS:
