@@ -84,7 +84,8 @@ def double(number: int) -> int:
 def test_a_worker_takes_jobs_when_the_block_begins_and_is_gone_after_it(pool: str, tmp_path: Path) -> None:
     tmp_path.joinpath("app.py").write_text(APP)
     with job_server() as server, worker("app:app", cwd=tmp_path, servers=server.url, pool=pool) as program:
-        assert any(line.startswith("double\t") for line in server.admin("status"))
+        # Abilities are announced without an answer, so the server may hear of them a moment after the worker is ready.
+        wait_until(lambda: any(line.startswith("double\t") for line in server.admin("status")), what="double")
         children = program.children()
         assert children
 
