@@ -17,6 +17,7 @@ from gtask.testing import (
     job_server,
     port_is_open,
     processes,
+    wait_until,
     worker,
 )
 from gtask.testing.requirements import require
