@@ -1,0 +1,1 @@
+"""How close gtask comes to bare sockets: `python -m benchmarks.run`; see README.md beside this file."""
