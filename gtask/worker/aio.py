@@ -61,7 +61,8 @@ class AsyncDriver:
                 now = time.monotonic()
                 for link in self.core.condemned(now):
                     log.warning("%s does not answer; its connection is closed.", link.server)
-                    await self._drop(link)
+                    # Its reader wakes up and lets go of it; a descriptor is not freed while somebody waits for it.
+                    self._connections[link].shutdown()
                 for link in self.core.connects(now):
                     group.start_soon(self._serve_link, link)
                 self._advance(group)

@@ -174,7 +174,7 @@ class BlockingDriver:
                 self._work(now)
                 left = max(0.0, min(self.core.deadline(now) - now, wait, MAX_WAIT)) if wait > 0 else 0.0
                 self._waiting = left > 0
-                if left and (self.core.backlog or self._connected):
+                if left and (self.core.takes or self._connected):
                     left = 0.0
             ready = self._selector.select(left)
             with self._lock:

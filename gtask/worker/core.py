@@ -94,6 +94,11 @@ class WorkerCore:
         return not (self.backlog or self.running or self._put_off or self.endings.open)
 
     @property
+    def takes(self) -> bool:
+        """Whether `take` would give a job now."""
+        return bool(self.backlog) and len(self.running) < self.options.slots
+
+    @property
     def connected(self) -> int:
         """How many job servers are connected."""
         return sum(link.protocol is not None for link in self.links)
@@ -172,7 +177,7 @@ class WorkerCore:
 
     def take(self) -> Job | None:
         """The next job to run, which then holds a slot; None when there is none or no slot is free."""
-        if not self.backlog or len(self.running) >= self.options.slots:
+        if not self.takes:
             return None
         job = self.backlog.popleft()
         self.load.taken(job)

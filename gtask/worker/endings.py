@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from gtask.errors import LocalProtocolError
 from gtask.protocol import Event, JobCreated, Refused
 from gtask.types import Submission
 from gtask.worker.job import End, Ending, Job
@@ -135,7 +136,7 @@ class Endings:
         """A step was refused: tries again later, gives the connection up, or fails the jobs."""
         step.since = step.since or self.now
         if event.error.code != "QUEUE_ERROR":
-            self._fail(step, event)
+            self._fail(step, event.error)
         elif self.now - step.since >= PATIENCE:
             log.error("%s goes on refusing %s: %s", step.link.server, step.submission.function, event.error)
             self.give_up.add(step.link)
@@ -146,8 +147,8 @@ class Endings:
             step.pauses += 1
             self._again.append((self.now + pause, step))
 
-    def _fail(self, step: _Step, event: Refused) -> None:
-        log.error("%s will never take %s: %s", step.link.server, step.submission.function, event.error)
+    def _fail(self, step: _Step, error: Exception) -> None:
+        log.error("%s will never take %s: %s", step.link.server, step.submission.function, error)
         if step.carries:
             step.link.batches_under_way.discard(step.submission.function)
         for job, _ in step.jobs:
@@ -156,7 +157,10 @@ class Endings:
 
     def _submit(self, step: _Step) -> None:
         if step.link.protocol is not None and not step.link.protocol.closed:
-            step.link.protocol.submit(step.submission, step)
+            try:
+                step.link.protocol.submit(step.submission, step)
+            except LocalProtocolError as error:
+                self._fail(step, error)
 
     def _follow(self, job: Job, ending: Ending) -> None:
         job.waiting = len(ending.submissions)

@@ -64,8 +64,10 @@ class SoloPool:
                 ending = self._run(job)
                 if ending is not None:
                     driver.finish(job, ending, flush=False)
+                # In this order, as the keeper does it the other way round: one of the two sees the other, so it never
+                # waits for bytes while this thread waits for it.
+                self._busy = False
                 if self._keeping:
-                    self._busy = False
                     driver.wake()
                 if self._runs == self._max_jobs:
                     driver.stop()
