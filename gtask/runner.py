@@ -19,11 +19,11 @@ import anyio.to_thread
 
 from gtask.answers import Form, encode_answer, encode_failure, is_envelope
 from gtask.context import Reporter, TaskContext, enter, leave
-from gtask.errors import DecodeError, EncodeError, TaskExpired
+from gtask.errors import EncodeError, TaskExpired
 from gtask.failures import error_info
 from gtask.message import decode_message, parse_wire_unique
 from gtask.middleware import default_middleware
-from gtask.middleware.results import keeps_result
+from gtask.middleware.results import check_size, keeps_result
 from gtask.results.joins import Join
 from gtask.results.records import outcome_to_record
 from gtask.states import ErrorInfo, Outcome, Record, State
@@ -81,7 +81,7 @@ class Runner:
             flow = self._onion(context)
             outcome = self._in_thread_loop(flow) if self._awaits or self._is_async(context.task) else step(flow)
         except BaseException as error:
-            outcome = self._broken(context, error)
+            outcome = self.broken(context, error)
         finally:
             leave(token)
         return self.close(context, outcome)
@@ -95,7 +95,7 @@ class Runner:
         try:
             outcome = await self._onion(context)
         except Exception as error:
-            outcome = self._broken(context, error)
+            outcome = self.broken(context, error)
         finally:
             leave(token)
         ending = self._end(context, outcome)
@@ -137,7 +137,7 @@ class Runner:
         try:
             task = self.app.local_task(job.function)
             message = decode_message(job.function, job.workload, task.config.codec, job.unique)
-        except (DecodeError, LookupError) as error:
+        except Exception as error:
             return self.refuse(job, error)
         return TaskContext(task, message, reporter, self.worker, job.attempt, job.function)
 
@@ -188,7 +188,7 @@ class Runner:
                 hooks.enter_context(middleware.running(context))
             return task.func(*args, **kwargs)
 
-    def _broken(self, context: TaskContext, error: BaseException) -> Outcome:
+    def broken(self, context: TaskContext, error: BaseException) -> Outcome:
         """An outcome for what came through the whole onion: a middleware's own error, or an exit."""
         log.error("Task %s[%s] broke off: %r", context.task.name, context.id, error, exc_info=error)
         outcome = Outcome(context.id, State.FAILURE, error=error_info(error), task=context.message.task)
@@ -217,7 +217,9 @@ class Runner:
         error = outcome.error or ErrorInfo("", "The task failed without saying why.")
         if outcome.state is State.SUCCESS:
             try:
-                return End.COMPLETE, encode_answer(form, outcome.value)
+                data = encode_answer(form, outcome.value)
+                check_size(len(data), self.app.settings.max_message)
+                return End.COMPLETE, data
             except EncodeError as unsendable:
                 error = error_info(unsendable)
                 log.error("Task %s[%s] returned what cannot be sent: %s", outcome.task, outcome.id, unsendable)

@@ -31,14 +31,15 @@ class Settings:
 
     `namespace` stands before the name of every task. `result_expires` is how long results are kept, `request_timeout`
     how long a job server may take to answer a request, `connect_timeout` how long to connect, all in seconds;
-    `max_message` is how large a message may be, in bytes. `ignore_result` is every task's default of that option.
+    `max_message` is how large a message or a result may be, in bytes: less than a job server takes in one packet,
+    which is 64 MiB where it is not told otherwise. `ignore_result` is every task's default of that option.
     """
 
     namespace: str = ""
     result_expires: float = DEFAULT_TTL
     request_timeout: float = 10.0
     connect_timeout: float = 5.0
-    max_message: int = 64 * 1024 * 1024
+    max_message: int = 63 * 1024 * 1024
     ignore_result: bool = False
     tls: TLS | None = None
 

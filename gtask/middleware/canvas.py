@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from gtask.context import TaskContext
-from gtask.errors import ConfigurationError, DecodeError, EncodeError
+from gtask.errors import ConfigurationError, DecodeError, SerializationError
 from gtask.failures import error_info
 from gtask.message import SignatureData
 from gtask.middleware.base import Middleware, Next
@@ -25,26 +25,31 @@ class Canvas(Middleware):
     async def executing(self, call_next: Next, context: TaskContext) -> Outcome:
         """Runs, then adds what follows to `context.following`."""
         outcome = await call_next(context)
-        headers = context.message.headers
+        if context.foreground:
+            return outcome
+        own = len(context.records)
+        try:
+            self._follow(context, outcome, context.message.headers)
+        except (SerializationError, ConfigurationError) as error:
+            # What follows cannot be sent, which fails this task too: those who wait behind it are told.
+            outcome.state, outcome.value, outcome.error = State.FAILURE, None, error_info(error)
+            outcome.children = ()
+            context.following.clear()
+            context.joins.clear()
+            del context.records[own:]
+            if context.records:
+                context.records[-1] = outcome_to_record(outcome)
+            self._tell(context, outcome, context.message.headers)
+        return outcome
+
+    def _follow(self, context: TaskContext, outcome: Outcome, headers: dict[str, Any]) -> None:
         if outcome.state is State.RETRY:
-            if not context.foreground:
-                due = context.task.app.now() + outcome.delay
-                context.following.append(context.task.app.publisher.again(context.message, context.function, due))
-        elif context.foreground:
-            pass
+            due = context.task.app.now() + outcome.delay
+            context.following.append(context.task.app.publisher.again(context.message, context.function, due))
         elif outcome.state is State.SUCCESS:
-            try:
-                self._go_on(context, outcome, headers)
-            except EncodeError as error:
-                outcome.state, outcome.value, outcome.error = State.FAILURE, None, error_info(error)
-                context.following.clear()
-                context.joins.clear()
-                if context.records:
-                    context.records[-1] = outcome_to_record(outcome)
-                self._fail(context, outcome, headers)
+            self._go_on(context, outcome, headers)
         else:
             self._fail(context, outcome, headers)
-        return outcome
 
     def _go_on(self, context: TaskContext, outcome: Outcome, headers: dict[str, Any]) -> None:
         rest = headers.get("chain") or []
@@ -66,6 +71,10 @@ class Canvas(Middleware):
                 "traceback": error.traceback if error else None,
             }
             self._submit(context, plain, what)
+        self._tell(context, outcome, headers)
+
+    def _tell(self, context: TaskContext, outcome: Outcome, headers: dict[str, Any]) -> None:
+        """Tells those behind a failure: the chord that the chain belongs to, and whoever waits for a later step."""
         rest = headers.get("chain") or []
         last = SignatureData.from_list(rest[0]).options.get("headers") or {} if rest else headers
         self._hand_in(context, last.get("chord"), outcome)
@@ -88,7 +97,7 @@ class Canvas(Middleware):
             case _:
                 raise DecodeError(f"The chord of {context.id} is none as gtask sends it: {where!r:.100}.")
         app = context.task.app
-        sealed = app.publisher.seal(app.publisher.prepare(step, app.now(), list(reversed(rest))))
+        sealed = app.publisher.seal(app.publisher.prepare(step, app.now(), list(reversed(rest)), sealed=True))
         if sealed.when is not None:
             raise ConfigurationError("The body of a chord runs when its members have; it takes no countdown or eta.")
         body = Body(step.id, sealed.function, sealed.unique, str(sealed.priority), sealed.workload, step.immutable)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from gtask.context import TaskContext
-from gtask.errors import EncodeError
+from gtask.errors import DecodeError, EncodeError
 from gtask.failures import error_info
+from gtask.message import SignatureData
 from gtask.middleware.base import Middleware, Next
 from gtask.results.records import outcome_to_record
 from gtask.states import Outcome, State
@@ -29,10 +32,13 @@ class Results(Middleware):
         outcome.finished = time.time()
         outcome.parent = context.parent_id
         if keeps_result(context):
+            outcome.children = _children(context.message.headers, outcome.state)
             try:
                 record = outcome_to_record(outcome)
+                check_size(len(record.body), context.task.app.settings.max_message)
             except EncodeError as error:
                 outcome.state, outcome.value, outcome.error = State.FAILURE, None, error_info(error)
+                outcome.children = _children(context.message.headers, outcome.state)
                 record = outcome_to_record(outcome)
             context.records.append(record)
         return outcome
@@ -46,3 +52,26 @@ def keeps_result(context: TaskContext) -> bool:
         and not context.message.headers.get("ignore_result")
         and context.task.app.store is not None
     )
+
+
+def check_size(size: int, limit: int) -> None:
+    """Raises `EncodeError` for a result of more bytes than the setting `max_message` allows."""
+    if size > limit:
+        raise EncodeError(
+            f"The result has {size} bytes and max_message allows {limit}; store what is large elsewhere and return "
+            "where, or raise the setting."
+        )
+
+
+def _children(headers: Mapping[str, Any], state: State) -> tuple[str, ...]:
+    """The ids of the tasks that follow from a run that led to `state`."""
+    if state is State.SUCCESS:
+        following = [*(headers.get("chain") or ())[-1:], *(headers.get("link") or ())]
+    elif state.ready:
+        following = headers.get("link_error") or []
+    else:
+        return ()
+    try:
+        return tuple(step.id for step in map(SignatureData.from_list, following) if step.id)
+    except DecodeError:
+        return ()  # a broken message: what follows says so

@@ -6,8 +6,12 @@ foreground retry waits inside the worker without a slot: its caller is waiting o
 
 from __future__ import annotations
 
+import asyncio
+import math
 from dataclasses import replace
 from random import random
+
+import anyio
 
 from gtask.context import TaskContext
 from gtask.errors import TaskExpired, TaskRevoked
@@ -28,8 +32,13 @@ class Retries(Middleware):
             return Outcome(context.id, State.REVOKED, error=error_info(error))
         except Exception as error:
             return self._decide(context, error)
+        except (SystemExit, KeyboardInterrupt, asyncio.CancelledError) as error:
+            # A task's own `sys.exit()`, or a cancelled future it awaited, ends the task and not the worker.
+            if isinstance(error, asyncio.CancelledError) and _is_worker_cancelled():
+                raise
+            return self._decide(context, error)
 
-    def _decide(self, context: TaskContext, error: Exception) -> Outcome:
+    def _decide(self, context: TaskContext, error: BaseException) -> Outcome:
         policy: RetryPolicy = context.task.config.retry
         if "max_retries" in context.message.headers and not (
             isinstance(error, Retry) and error.max_retries is not None
@@ -41,3 +50,11 @@ class Retries(Middleware):
         if delay is None:
             return Outcome(context.id, State.FAILURE, error=info)
         return Outcome(context.id, State.RETRY, error=info, delay=delay)
+
+
+def _is_worker_cancelled() -> bool:
+    """Whether the event loop's own tasks are being cancelled, rather than something that a task waited for."""
+    try:
+        return anyio.current_effective_deadline() == -math.inf
+    except RuntimeError:  # not in an event loop
+        return False
