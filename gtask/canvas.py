@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, cast, overload
 
 from gtask.errors import ConfigurationError
-from gtask.message import SignatureData, new_task_id
-from gtask.options import CALL_OPTIONS, CallOptions, refuse_unknown
+from gtask.message import SignatureData, check_task_id, new_task_id
+from gtask.options import CALL_OPTIONS, CallOptions, check_call, refuse_unknown
 from gtask.task import BaseTask
 
 if TYPE_CHECKING:
@@ -97,6 +97,9 @@ class Signature(Sendable[R]):
     def set(self, **options: Unpack[CallOptions]) -> Signature[R]:
         """A copy with options of the call added; raises `UnknownOption` for one that there is not."""
         refuse_unknown(options, CALL_OPTIONS, f"A call of {self.task.name}", "a call")
+        check_call(self.task.name, options)
+        if options.get("task_id") is not None:
+            check_task_id(str(options["task_id"]))
         return replace(self, options={**self.options, **options})
 
     def clone(
@@ -108,16 +111,16 @@ class Signature(Sendable[R]):
 
     def link(self, following: Signature[Any]) -> Signature[R]:
         """A copy after whose success `following` is sent too, with the result in front of its arguments."""
-        return replace(self, options={**self.options, "link": [*_listed(self.options.get("link")), following]})
+        links = [*_listed(self.options.get("link")), as_signature(following)]
+        return replace(self, options={**self.options, "link": links})
 
     def link_error(self, following: Signature[Any]) -> Signature[R]:
         """A copy after whose failure `following` is sent, with a dict that describes it in front of its arguments.
 
         The dict has the keys id, task, type, message and traceback.
         """
-        return replace(
-            self, options={**self.options, "link_error": [*_listed(self.options.get("link_error")), following]}
-        )
+        links = [*_listed(self.options.get("link_error")), as_signature(following)]
+        return replace(self, options={**self.options, "link_error": links})
 
     def call(self, *args: Any, **kwargs: Any) -> R:
         """Runs it as a foreground job, as `Task.call`."""
@@ -230,9 +233,21 @@ class Group(Generic[R]):
         """`delay` for async code."""
         return await self.app.asend_group([member._with(args, kwargs) for member in self.members])
 
-    def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> GroupResult[R]:
-        """As `delay`."""
-        return self.delay(*args, **(kwargs or {}))
+    def apply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+    ) -> GroupResult[R]:
+        """As `delay`, with options for the first step of each member."""
+        return self.app.send_group(self._set(tuple(args), dict(kwargs or {}), options))
+
+    async def aapply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+    ) -> GroupResult[R]:
+        """`apply_async` for async code."""
+        return await self.app.asend_group(self._set(tuple(args), dict(kwargs or {}), options))
+
+    def _set(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> list[list[Signature[Any]]]:
+        members = [member._with(args, kwargs) for member in self.members]
+        return [[first.set(**options), *rest] for first, *rest in members]
 
 
 @dataclass(frozen=True, eq=False)

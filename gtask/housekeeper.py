@@ -14,6 +14,7 @@ import heapq
 import logging
 import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from contextvars import Context, copy_context
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
@@ -21,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Final
 from gtask.answers import FOREIGN, decode_answer, decode_failure
 from gtask.arguments import Arguments
 from gtask.context import TaskContext, enter
-from gtask.errors import DecodeError, TaskExpired, TaskFailed
-from gtask.failures import error_info, rebuild
-from gtask.message import decode_message, encode_foreign
-from gtask.options import priority_of
+from gtask.errors import DecodeError, LocalProtocolError, TaskExpired, TaskFailed
+from gtask.failures import rebuild
+from gtask.message import Message, decode_message, encode_foreign
+from gtask.options import TASK_NAME, priority_of
 from gtask.protocol import Event, Lost, Refused, WorkComplete, WorkException, WorkFail
 from gtask.publish import CALL, LATER, later_submission, unpack_later
 from gtask.runner import PutOff, Runner
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("gtask.worker")
 
 FUNCTIONS: Final = (LATER, CALL)
+
+OWN: Final = "gtask."
+"""How the names of gtask's own functions begin."""
 
 SLOTS: Final = 10_000
 """Delayed jobs about to be due, and foreign calls under way, at once."""
@@ -105,17 +109,14 @@ class Housekeeper:
 
     def _begin_call(self, job: Job) -> None:
         try:
-            message = decode_message(CALL, job.workload, fallback_id=job.unique)
-            codec = str(message.headers.get("foreign", "json"))
-            if codec not in FOREIGN:
-                raise DecodeError(f"{codec!r} is no codec of a function in another language; use json, text or raw.")
+            message = _foreign_message(job)
         except DecodeError as error:
             self._driver.finish(job, self._runner.refuse(job, error), flush=False)
             return
         config, _ = self._app.options_of(message.task)
         task = self._app.tasks.get(message.task)
         if task is None:
-            task = BaseTask(self._app, message.task, config, Arguments(None, message.task), codec)
+            task = BaseTask(self._app, message.task, config, Arguments(None, message.task), message.headers["foreign"])
         context = TaskContext(task, message, worker=self._runner.worker, function=CALL)
         _ForeignCall(self, job, context).go_on(None)
 
@@ -125,7 +126,7 @@ class Housekeeper:
         expires = message.headers.get("expires")
         if expires is not None and time.time() > expires:
             raise TaskExpired("It was to start within its expires time, which is over.")
-        codec = str(message.headers.get("foreign", "json"))
+        codec = str(message.headers["foreign"])
         workload = encode_foreign(message.args, message.kwargs, codec)
         priority = priority_of(message.headers.get("priority", "normal"))
         submission = Submission(message.task, workload, fresh_unique(), priority, background=False)
@@ -150,6 +151,10 @@ class Housekeeper:
         """Submits over the connection of a job."""
         return self._driver.core.submit(job.link, submission, on_event)
 
+    def broken(self, context: TaskContext, error: BaseException) -> Outcome:
+        """An outcome for a call that broke off."""
+        return self._runner.broken(context, error)
+
     def end(self, job: Job, context: TaskContext, outcome: Outcome) -> None:
         """Ends a call's job."""
         ending = self._runner.close(context, outcome)
@@ -159,6 +164,21 @@ class Housekeeper:
     def end_lost(self, job: Job) -> None:
         """Lets go of a job whose connection is gone."""
         self._driver.finish(job, Ending(End.FAIL), flush=False)
+
+
+def _foreign_message(job: Job) -> Message:
+    """The message in a `gtask.call` job, for a function that is not gtask's own; raises `DecodeError`."""
+    message = decode_message(CALL, job.workload, fallback_id=job.unique)
+    if not message.form.is_envelope or not TASK_NAME.fullmatch(message.task) or message.task.startswith(OWN):
+        raise DecodeError(
+            "A job of gtask.call is a message for a function in another language, named in its header 'task'."
+        )
+    codec = message.headers.setdefault("foreign", "json")
+    if codec not in FOREIGN:
+        raise DecodeError(f"{codec!r:.80} is no codec of a function in another language; use json, text or raw.")
+    # Nobody waits for a job of this function itself.
+    message.headers.pop("fg", None)
+    return message
 
 
 class _Answer:
@@ -185,18 +205,36 @@ class _ForeignCall:
 
     def go_on(self, event: Event | None) -> None:
         """Runs the flow until it asks or ends."""
+        asked = self._step(self._flow.send, event)
+        if asked is None:
+            return
+        if not isinstance(asked, _Answer):
+            self._break_off(RuntimeError(f"A middleware awaited {asked!r:.100}, which no loop is here to run."))
+            return
         try:
-            asked = self._variables.run(self._flow.send, event)
-        except StopIteration as stop:
-            self._keeper.end(self._job, self._context, stop.value)
+            submitted = self._keeper.submit(self._job, asked.submission, self._on_event)
+        except LocalProtocolError as error:
+            # Too large, for instance: the flow is told, as by an answer.
+            self._step(self._flow.throw, error)
             return
-        except Exception as error:
-            log.exception("The call of %s[%s] broke off.", self._context.message.task, self._context.id)
-            failed = Outcome(self._context.id, State.FAILURE, error=error_info(error), task=self._context.message.task)
-            self._keeper.end(self._job, self._context, failed)
-            return
-        if not isinstance(asked, _Answer) or not self._keeper.submit(self._job, asked.submission, self._on_event):
+        if not submitted:
             self._drop()
+
+    def _step(self, go: Callable[[Any], Any], value: Any) -> Any:
+        """Runs the flow a step further: what it asks for, or None when it has ended."""
+        try:
+            return self._variables.run(go, value)
+        except StopIteration as stop:
+            outcome: Outcome = stop.value
+        except Exception as error:
+            outcome = self._keeper.broken(self._context, error)
+        self._keeper.end(self._job, self._context, outcome)
+        return None
+
+    def _break_off(self, error: RuntimeError) -> None:
+        with suppress(RuntimeError):  # one that awaits again while it is closed
+            self._variables.run(self._flow.close)
+        self._keeper.end(self._job, self._context, self._keeper.broken(self._context, error))
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Lost):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
+from math import isfinite
 from typing import Any, Final, Literal, Self, TypedDict
 
 from gtask.errors import ConfigurationError, UnknownOption
@@ -129,6 +130,37 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], who: str, kind: s
             near = difflib.get_close_matches(name, names, 1, 0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"{kind} knows {', '.join(names)}."
             raise UnknownOption(f"{who}: there is no option {name!r}; {hint}")
+
+
+def check_call(task: str, given: Mapping[str, Any]) -> None:
+    """Raises `ConfigurationError` for an option of a call whose value makes no sense; names are not looked at."""
+    for key, value in given.items():
+        check, wanted = _CALL_CHECKS.get(key, (None, ""))
+        if check is not None and value is not None and not check(value):
+            raise ConfigurationError(f"A call of {task}: {key}={value!r}; write {wanted}.")
+    if given.get("countdown") is not None and given.get("eta") is not None:
+        raise ConfigurationError(f"A call of {task}: countdown and eta both say when it is to run; give one of them.")
+
+
+def _is_span(value: Any) -> bool:
+    number = value.total_seconds() if isinstance(value, timedelta) else value
+    return isinstance(number, int | float) and type(number) is not bool and isfinite(number)
+
+
+_CALL_CHECKS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "countdown": (_is_span, "a number of seconds, or a timedelta"),
+    "eta": (lambda value: isinstance(value, datetime), "a datetime"),
+    "expires": (lambda value: isinstance(value, datetime) or _is_span(value), "a number of seconds, or a datetime"),
+    "priority": (lambda value: value in tuple(Priority), "'high', 'normal' or 'low'"),
+    "headers": (
+        lambda value: isinstance(value, Mapping) and all(isinstance(name, str) for name in value),
+        "a mapping from text to values",
+    ),
+    "max_retries": (lambda value: type(value) is int and 0 <= value < 1 << 24, "how many retries, or None for no end"),
+    "time_limit": (lambda value: _is_span(value) and seconds_of(value) > 0, "a number of seconds above zero"),
+    "soft_time_limit": (lambda value: _is_span(value) and seconds_of(value) > 0, "a number of seconds above zero"),
+    "timeout": (lambda value: _is_span(value) and type(value) is not timedelta, "a number of seconds"),
+}
 
 
 def check_name(name: str, what: str = "task") -> str:

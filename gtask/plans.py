@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -22,8 +22,9 @@ from gtask.errors import (
 from gtask.failures import rebuild
 from gtask.message import wire_unique
 from gtask.protocol import WorkData, WorkStatus, WorkWarning
+from gtask.protocol.codec import MAX_BODY
 from gtask.publish import Sending
-from gtask.result import NO_STORE, AsyncResult, GroupResult
+from gtask.result import NO_STORE, AsyncResult
 from gtask.results.base import ResultStore
 from gtask.states import State
 from gtask.types import JobStatus, Submission
@@ -108,6 +109,10 @@ def plan_chord(
     chord_id = steps_data[0].id
     plans = []
     for index, steps in enumerate(members):
+        if unique_key(steps) is not None:
+            raise ConfigurationError(
+                f"{steps[0].task.name} has unique=, so it cannot be a member of a chord: its result is shared."
+            )
         *first, last = steps
         where = {"id": chord_id, "index": index, "size": len(members), "body": plain}
         headers = {**(last.options.get("headers") or {}), "chord": where}
@@ -160,8 +165,9 @@ class Call:
         if isinstance(error, JobFailed):
             return TaskFailed("", f"{self.step.task.name} failed, and its worker did not say why (WORK_FAIL).")
         if isinstance(error, ResultTimeout):
+            within = "in time" if self.timeout is None else f"within {self.timeout:g} s"
             return ResultTimeout(
-                f"{self.step.task.name} did not answer within {self.timeout:g} s. "
+                f"{self.step.task.name} did not answer {within}. "
                 "Is a worker running for it? See `gtask status`."
             )
         return error
@@ -174,21 +180,25 @@ def _whole(text: bytes) -> int:
         return 0
 
 
-def seal_all(app: App, plans: Sequence[Plan], hooks: ExitStack) -> list[Submission]:
+def plan_group(app: App, members: Sequence[Sequence[Signature[Any]]]) -> dict[int, Plan]:
+    """The calls of a group's members by their places: all but those with `unique=`, each of which is sent alone."""
+    return {place: make_plan(app, steps) for place, steps in enumerate(members) if unique_key(steps) is None}
+
+
+def seal_all(app: App, plans: Iterable[Plan], hooks: ExitStack) -> list[Submission]:
     """Encodes the first steps of all plans."""
     return [app.publisher.enter(plan.sending, hooks) for plan in plans]
 
 
-def group_handle(app: App, plans: Sequence[Plan], answers: Sequence[object]) -> GroupResult[Any]:
-    """The handle of a group that was submitted; raises `ServerError` when a member was refused."""
+def check_all(answers: Sequence[object]) -> None:
+    """Raises `ServerError` when a member of a group was refused."""
     refused = [answer for answer in answers if isinstance(answer, ServerError)]
     if refused:
         raise ServerError(
             refused[0].code,
             refused[0].text,
-            f"The job server refused {len(refused)} of the group's {len(plans)} jobs: {refused[0]} The others run.",
+            f"The job server refused {len(refused)} of the group's {len(answers)} jobs: {refused[0]} The others run.",
         )
-    return GroupResult(app, [plan.handle for plan in plans])
 
 
 def looked_at(task_id: str) -> list[str]:
@@ -216,7 +226,7 @@ def client_options(app: App) -> dict[str, Any]:
     return {
         "request_timeout": settings.request_timeout,
         "connect_timeout": settings.connect_timeout,
-        "max_body": settings.max_message,
+        "max_body": max(MAX_BODY, settings.max_message + 64 * 1024),
         "tls": settings.tls,
     }
 

@@ -11,6 +11,7 @@ Pure but for the clock and chance, which come from the App. Three ways (design, 
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -22,15 +23,21 @@ from gtask.context import current_task
 from gtask.errors import ConfigurationError, DecodeError, EncodeError
 from gtask.message import Message, SignatureData, encode_foreign, encode_message, new_task_id, wire_unique
 from gtask.middleware.base import Stack
-from gtask.options import Options, moment_of, priority_of
+from gtask.options import TASK_NAME, Options, moment_of, priority_of, seconds_of
 from gtask.settings import Settings
-from gtask.types import Priority, Submission
+from gtask.types import MAX_UNIQUE, Priority, Submission
 
 LATER: Final = "gtask.later"
 CALL: Final = "gtask.call"
 
 LONGEST_DELAY: Final = 10 * 366 * 86400
 """Seconds into the future that a call may be delayed: a longer one is a slip of a unit."""
+
+
+LATEST: Final = 1e12
+"""Unix seconds beyond which no delayed job is taken for one."""
+
+_UNIQUE: Final = re.compile(rf"[!-~]{{1,{MAX_UNIQUE}}}")
 
 
 class Later(NamedTuple):
@@ -56,10 +63,14 @@ def unpack_later(workload: bytes) -> Later:
             "This is no delayed job of gtask's; it holds five values: function, unique, priority, due, job."
         )
     function, unique, priority, due, inner = found
-    if not (isinstance(function, str) and isinstance(unique, str) and isinstance(inner, bytes) and function):
+    if not (isinstance(function, str) and isinstance(unique, str) and isinstance(inner, bytes)):
         raise DecodeError("A delayed job's function and unique are text and its workload is bytes.")
-    if not isinstance(due, int | float) or isinstance(due, bool) or priority not in tuple(Priority):
-        raise DecodeError("A delayed job's due time is a number and its priority high, normal or low.")
+    if not TASK_NAME.fullmatch(function) or not _UNIQUE.fullmatch(unique):
+        raise DecodeError("A delayed job's function and unique are none that a job server carries.")
+    if not isinstance(due, int | float) or isinstance(due, bool) or not -LATEST < due < LATEST:
+        raise DecodeError("A delayed job's due time is a Unix time in seconds.")
+    if priority not in tuple(Priority):
+        raise DecodeError("A delayed job's priority is high, normal or low.")
     return Later(function, unique, priority, float(due), inner)
 
 
@@ -100,10 +111,23 @@ class Publisher:
         self._stack = stack
         self._stores = stores
 
-    def prepare(self, step: SignatureData, now: float, rest: Sequence[Any] = (), foreground: bool = False) -> Sending:
-        """Makes the sending of one step, followed by the steps of `rest` (packed, the next one last)."""
+    def prepare(
+        self,
+        step: SignatureData,
+        now: float,
+        rest: Sequence[Any] = (),
+        foreground: bool = False,
+        sealed: bool = False,
+    ) -> Sending:
+        """Makes the sending of one step, followed by the steps of `rest` (packed, the next one last).
+
+        A `sealed` one is to be opened again before it is sent, so it is an envelope wherever it goes.
+        """
         options, codec = self._tasks.options_of(step.task)
         codec = step.codec or codec
+        if codec is None and foreground and options.codec == "raw":
+            # A raw task takes whatever comes for bytes, unless it knows from the job's unique that gtask sent it.
+            codec = "raw"
         given = step.options
         priority = priority_of(given.get("priority") or options.priority)
         due = self._due(given, now)
@@ -118,9 +142,11 @@ class Publisher:
             headers["expires"] = moment_of(expires, now)
         if due is not None:
             headers["eta"] = due
-        for name in ("max_retries", "time_limit", "soft_time_limit"):
-            if given.get(name) is not None:
-                headers[name] = given[name]
+        if "max_retries" in given:
+            headers["max_retries"] = given["max_retries"]
+        for name in ("time_limit", "soft_time_limit"):
+            if name in given:
+                headers[name] = None if given[name] is None else seconds_of(given[name])
         if given.get("ignore_result", options.ignore_result or self._settings.ignore_result):
             headers["ignore_result"] = True
         for name in ("link", "link_error"):
@@ -139,7 +165,7 @@ class Publisher:
         message = Message(task_id, step.task, tuple(step.args), dict(step.kwargs), headers)
         if codec is None:
             return Sending(message, step.task, priority, foreground, due)
-        return self._foreign(message, codec, priority, foreground, due)
+        return self._foreign(message, codec, priority, foreground, due, sealed)
 
     def _due(self, given: Mapping[str, Any], now: float) -> float | None:
         countdown, eta = given.get("countdown"), given.get("eta")
@@ -154,6 +180,8 @@ class Publisher:
 
     def _check_foreground(self, step: SignatureData, due: float | None, headers: Mapping[str, Any]) -> None:
         refused = [name for name in ("chain", "link", "link_error") if headers.get(name)]
+        if step.options.get("unique") is not None:
+            refused.append("unique")
         if due is not None:
             refused.append("countdown or eta")
         if refused:
@@ -163,11 +191,11 @@ class Publisher:
             )
 
     def _foreign(
-        self, message: Message, codec: str, priority: Priority, foreground: bool, due: float | None
+        self, message: Message, codec: str, priority: Priority, foreground: bool, due: float | None, sealed: bool
     ) -> Sending:
         headers = message.headers
-        wanted = self._stores and not headers.get("ignore_result")
-        if foreground or not (wanted or headers.get("chain") or headers.get("link") or headers.get("link_error")):
+        wanted = sealed or (self._stores and not headers.get("ignore_result"))
+        if foreground or not (wanted or any(headers.get(name) for name in ("chain", "chord", "link", "link_error"))):
             return Sending(message, message.task, priority, foreground, due, codec)
         headers["foreign"] = codec
         return Sending(message, CALL, priority, False, due)

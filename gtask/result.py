@@ -7,7 +7,7 @@ needed to read the record behind it, so it can be made anew in any process: `app
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from gtask.errors import ResultError, ResultTimeout, StoreRequired
@@ -89,22 +89,27 @@ class AsyncResult(Generic[R]):
 
     def _wait(self, timeout: float | None) -> Outcome | None:
         if self._outcome is None:
-            store, deadline = self._store(), _deadline(timeout)
-            while self._outcome is None and (left := _left(deadline)) is not None:
-                self._keep(store.wait([self.id], left).get(self.id))
+            store = self._store()
+            for seconds in _slices(timeout):
+                self._keep(store.wait([self.id], seconds).get(self.id))
+                if self._outcome is not None:
+                    break
         return self._outcome
 
     async def _await(self, timeout: float | None) -> Outcome | None:
         if self._outcome is None:
-            store, deadline = self._store(), _deadline(timeout)
-            while self._outcome is None and (left := _left(deadline)) is not None:
-                self._keep((await store.await_([self.id], left)).get(self.id))
+            store = self._store()
+            for seconds in _slices(timeout):
+                self._keep((await store.await_([self.id], seconds)).get(self.id))
+                if self._outcome is not None:
+                    break
         return self._outcome
 
     def _open(self, outcome: Outcome | None, timeout: float | None, propagate: bool) -> R:
         if outcome is None:
             raise ResultTimeout(
-                f"The result of {self.task or 'task'} {self.id} was not there within {timeout:g} s; "
+                f"The result of {self.task or 'task'} {self.id} was not there "
+                f"{'in time' if timeout is None else f'within {timeout:g} s'}; "
                 "the task may still be waiting or running: call get() again, or see `gtask status`."
             )
         error = self._error(outcome)
@@ -144,24 +149,31 @@ class AsyncResult(Generic[R]):
 
     @property
     def state(self) -> State:
-        """Where the task stands now: asks the store and, where that knows nothing, the job servers."""
-        return self._seen(self._look())
+        """Where the task stands now: asks the store and, where that knows nothing, the job servers.
+
+        It is UNKNOWN where nobody knows the id: one of a task that has ended, too, when no result was stored.
+        """
+        return self._seen(self._look() if self._stored else None)
 
     status = state
 
     async def astate(self) -> State:
         """`state` for async code."""
-        return self._seen(await self._alook())
+        return self._seen(await self._alook() if self._stored else None)
+
+    @property
+    def _stored(self) -> bool:
+        return self.app.store is not None and not self._ignored
 
     def _look(self) -> Outcome | None:
-        if self._outcome is not None or self.app.store is None or self._ignored:
+        if self._outcome is not None:
             return self._outcome
-        return self._keep(self.app.store.get([self.id]).get(self.id))
+        return self._keep(self._store().get([self.id]).get(self.id))
 
     async def _alook(self) -> Outcome | None:
-        if self._outcome is not None or self.app.store is None or self._ignored:
+        if self._outcome is not None:
             return self._outcome
-        return self._keep((await self.app.store.aget([self.id])).get(self.id))
+        return self._keep((await self._store().aget([self.id])).get(self.id))
 
     def _seen(self, outcome: Outcome | None) -> State:
         if outcome is not None and outcome.state is not State.PENDING:
@@ -274,18 +286,19 @@ class GroupResult(Generic[R]):
 
     def iterate(self, timeout: float | None = None) -> Iterator[AsyncResult[R]]:
         """Yields the handles as their tasks end, the first to end first."""
-        deadline, waiting = _deadline(timeout), self._unfinished()
-        yield from (result for result in self.results if result.id not in waiting)
+        waiting, slices = self._unfinished(), _slices(timeout)
+        yield from [result for result in self.results if result.id not in waiting]
         while waiting:
-            yield from self._ended(self._any()._store().wait(list(waiting), self._time(deadline, timeout)), waiting)
+            found = self._store(waiting).wait(list(waiting), self._next(slices, timeout))
+            yield from self._ended(found, waiting)
 
     async def aiterate(self, timeout: float | None = None) -> AsyncIterator[AsyncResult[R]]:
         """`iterate` for async code."""
-        deadline, waiting = _deadline(timeout), self._unfinished()
+        waiting, slices = self._unfinished(), _slices(timeout)
         for result in [result for result in self.results if result.id not in waiting]:
             yield result
         while waiting:
-            found = await self._any()._store().await_(list(waiting), self._time(deadline, timeout))
+            found = await self._store(waiting).await_(list(waiting), self._next(slices, timeout))
             for result in self._ended(found, waiting):
                 yield result
 
@@ -307,42 +320,52 @@ class GroupResult(Generic[R]):
 
     def forget(self) -> None:
         """Drops the results of all members from the store."""
-        self._any()._store().forget([result.id for result in self.results])
+        self._store({"": self.results}).forget([result.id for result in self.results])
+        for result in self.results:
+            result._outcome = None
 
-    def _any(self) -> AsyncResult[R]:
-        return self.results[0]
+    def _store(self, waiting: Mapping[str, Sequence[AsyncResult[R]]]) -> ResultStore:
+        """The store of them all; raises as `AsyncResult.get` does where one of them has no result to wait for."""
+        stores = [result._store() for results in waiting.values() for result in results]
+        return stores[0]
 
-    def _unfinished(self) -> dict[str, AsyncResult[R]]:
-        return {result.id: result for result in self.results if result._outcome is None}
+    def _unfinished(self) -> dict[str, list[AsyncResult[R]]]:
+        """The handles to wait for, by their ids: calls with the same `unique=` share one."""
+        found: dict[str, list[AsyncResult[R]]] = {}
+        for result in self.results:
+            if result._outcome is None:
+                found.setdefault(result.id, []).append(result)
+        return found
 
-    def _ended(self, found: Any, waiting: dict[str, AsyncResult[R]]) -> Iterator[AsyncResult[R]]:
+    def _ended(self, found: Mapping[str, Record], waiting: dict[str, list[AsyncResult[R]]]) -> Iterator[AsyncResult[R]]:
         for record in found.values():
-            result = waiting.pop(record.id, None)
-            if result is not None:
+            for result in waiting.pop(record.id, ()):
                 result._keep(record)
                 yield result
 
-    def _time(self, deadline: float | None, timeout: float | None) -> float:
-        left = _left(deadline)
-        if left is None:
+    def _next(self, slices: Iterator[float], timeout: float | None) -> float:
+        seconds = next(slices, None)
+        if seconds is None:
             raise ResultTimeout(f"Not all of the group's {len(self)} results were there within {timeout:g} s.")
-        return left
+        return seconds
 
     def _states(self, is_so: Callable[[State], bool]) -> list[bool]:
         waiting = self._unfinished()
         if waiting:
-            for record in self._any()._store().get(list(waiting)).values():
-                waiting[record.id]._keep(record)
+            for record in self._store(waiting).get(list(waiting)).values():
+                for result in waiting[record.id]:
+                    result._keep(record)
         return [is_so(result._outcome.state if result._outcome else State.PENDING) for result in self.results]
 
 
-def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
-
-
-def _left(deadline: float | None) -> float | None:
-    """Seconds for the next question; 0 once for a deadline that is just reached, then None."""
-    if deadline is None:
-        return SLICE
-    left = deadline - time.monotonic()
-    return min(left, SLICE) if left > 0 else None
+def _slices(timeout: float | None) -> Iterator[float]:
+    """Seconds for each question to the store: one question at least, the last one until `timeout` seconds are over."""
+    if timeout is None:
+        while True:
+            yield SLICE
+    deadline, left = time.monotonic() + timeout, max(0.0, timeout)
+    while True:
+        yield min(left, SLICE)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return

@@ -15,12 +15,13 @@ from gtask.client import AsyncClient, Client
 from gtask.errors import GtaskError, JobException, JobFailed, ResultTimeout
 from gtask.plans import (
     Call,
+    check_all,
     client_options,
-    group_handle,
     in_background,
     looked_at,
     make_plan,
     plan_chord,
+    plan_group,
     plan_unique,
     raise_made,
     seal_all,
@@ -70,9 +71,12 @@ class Sender:
     def send_group(self, members: Sequence[Sequence[Signature[Any]]]) -> GroupResult[Any]:
         """Submits the first steps of all members in one go."""
         with ExitStack() as hooks:
-            plans = [make_plan(self._app, steps) for steps in members]
-            answers = self.client.submit_many(seal_all(self._app, plans, hooks))
-        return group_handle(self._app, plans, answers)
+            plans = plan_group(self._app, members)
+            answers = self.client.submit_many(seal_all(self._app, plans.values(), hooks))
+        check_all(answers)
+        return GroupResult(
+            self._app, [plans[i].handle if i in plans else self.send(steps) for i, steps in enumerate(members)]
+        )
 
     def send_chord(
         self, members: Sequence[Sequence[Signature[Any]]], body: Sequence[Signature[Any]]
@@ -81,7 +85,7 @@ class Sender:
         plans, handle = plan_chord(self._app, members, body)
         with ExitStack() as hooks:
             answers = self.client.submit_many(seal_all(self._app, plans, hooks))
-        group_handle(self._app, plans, answers)
+        check_all(answers)
         return handle
 
     def call(self, step: Signature[Any]) -> Any:
@@ -141,8 +145,20 @@ class ForegroundResult(AsyncResult[Any]):
         info = decode_failure(error.data) if isinstance(error, JobException) else ErrorInfo("", str(error))
         self._outcome = Outcome(self.id, State.FAILURE, error=info, task=self.task or "")
 
+    async def _await(self, timeout: float | None) -> Outcome | None:
+        if self._outcome is None:
+            raise RuntimeError("This call was started by blocking code: use result.get().")
+        return self._outcome
+
+    @property
+    def _stored(self) -> bool:
+        return True  # with itself
+
     def _look(self) -> Outcome | None:
         return self._wait(0)
+
+    async def _alook(self) -> Outcome | None:
+        return await self._await(0)
 
     def _seen(self, outcome: Outcome | None) -> State:
         return State.PENDING if outcome is None else outcome.state
@@ -206,9 +222,12 @@ class AsyncSender:
     async def send_group(self, members: Sequence[Sequence[Signature[Any]]]) -> GroupResult[Any]:
         """As `Sender.send_group`."""
         with ExitStack() as hooks:
-            plans = [make_plan(self._app, steps) for steps in members]
-            answers = await self.client.submit_many(seal_all(self._app, plans, hooks))
-        return group_handle(self._app, plans, answers)
+            plans = plan_group(self._app, members)
+            answers = await self.client.submit_many(seal_all(self._app, plans.values(), hooks))
+        check_all(answers)
+        return GroupResult(
+            self._app, [plans[i].handle if i in plans else await self.send(steps) for i, steps in enumerate(members)]
+        )
 
     async def send_chord(
         self, members: Sequence[Sequence[Signature[Any]]], body: Sequence[Signature[Any]]
@@ -217,7 +236,7 @@ class AsyncSender:
         plans, handle = plan_chord(self._app, members, body)
         with ExitStack() as hooks:
             answers = await self.client.submit_many(seal_all(self._app, plans, hooks))
-        group_handle(self._app, plans, answers)
+        check_all(answers)
         return handle
 
     async def call(self, step: Signature[Any]) -> Any:
