@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -66,25 +67,33 @@ def a_console() -> Console:
 
 
 def _watch(servers: Sequence[Server], tls: TLS | None, interval: float, as_json: bool) -> int:
-    from rich.console import Group
-    from rich.live import Live
-    from rich.text import Text
-
     from gtask.cli.looking import look_all
 
-    try:
-        if as_json:
-            while True:
-                _print_json(look_all(servers, tls))
-                time.sleep(interval)
-        console = a_console()
-        with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
-            while True:
-                now = Text(time.strftime("%H:%M:%S   Ctrl-C ends this"), style="dim")
-                live.update(Group(now, *_pictures(look_all(servers, tls))), refresh=True)
-                time.sleep(interval)
-    except KeyboardInterrupt:
-        return 0
+    with suppress(KeyboardInterrupt), _screen(as_json) as show:
+        while True:
+            show(look_all(servers, tls))
+            time.sleep(interval)
+    return 0
+
+
+@contextmanager
+def _screen(as_json: bool) -> Iterator[Callable[[Sequence[Look]], None]]:
+    """What shows one look after the other: in place in a terminal, else below each other."""
+    console = a_console()
+    if as_json:
+        yield _print_json
+    elif not console.is_terminal:
+        yield lambda looks: console.print(*_pictures(looks), sep="\n")
+    else:
+        from rich.console import Group
+        from rich.live import Live
+        from rich.text import Text
+
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            hint = "   Ctrl-C ends this"
+            yield lambda looks: live.update(
+                Group(Text(time.strftime("%H:%M:%S") + hint, style="dim"), *_pictures(looks)), refresh=True
+            )
 
 
 def _print_json(looks: Sequence[Look]) -> None:
