@@ -117,7 +117,8 @@ def rig(kind: str, folder: Path) -> Iterator[Rig]:
     with ExitStack() as stack:
         results = folder / f"{kind}.db"
         if kind == "gearmand":
-            server = stack.enter_context(gearmand())
+            # Otherwise it writes a line for each submission, for the process that measures to read.
+            server = stack.enter_context(gearmand("--verbose=ERROR"))
             service = [sys.executable, "-m", "gtask", "results", "--db", str(results), "--servers", server.url]
             stack.enter_context(Program(service, cwd=ROOT))
         else:

@@ -132,16 +132,18 @@ def gearmand(
 ) -> Iterator[JobServerProgram]:
     """Runs the C++ gearmand in the foreground, its log in the program's output.
 
-    `options` are gearmand's own (``"-q", "libsqlite3", "--libsqlite3-db", path``, ``"--job-retries=3"``); `port` 0
-    takes a free one; `program` is its path when it is not the one that is installed. Raises `FileNotFoundError` when
-    it is not installed (`gtask.testing.require("gearmand")` skips the test instead), `ProgramFailed` when it does not
-    answer within `timeout` seconds.
+    `options` are gearmand's own (``"-q", "libsqlite3", "--libsqlite3-db", path``, ``"--job-retries=3"``); without a
+    ``--verbose`` it tells of every submission (NOTICE). `port` 0 takes a free one; `program` is its path when it is
+    not the one that is installed. Raises `FileNotFoundError` when it is not installed
+    (`gtask.testing.require("gearmand")` skips the test instead), `ProgramFailed` when it does not answer within
+    `timeout` seconds.
     """
     path = program or find_program("gearmand")
     if path is None:
         raise FileNotFoundError("gearmand is not installed; on Debian: apt-get install gearman-job-server")
     with tempfile.TemporaryDirectory(prefix="gtask-gearmand-") as folder:  # for the pid file, which it insists on
-        base = [path, "--log-file=stderr", "--verbose=NOTICE", f"--pid-file={folder}/pid", f"--listen={host}"]
+        base = [path, "--log-file=stderr", f"--pid-file={folder}/pid", f"--listen={host}"]
+        base += [] if any(option.startswith("--verbose") for option in options) else ["--verbose=NOTICE"]
         # A Kubernetes service called gearmand sets GEARMAND_PORT, which makes it exit (defect 41).
         environment = {"GEARMAND_PORT": None, **(env or {})}
         server = _serve("gearmand", [*base, *options], host, port, environment, None, timeout)
