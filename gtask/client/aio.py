@@ -10,7 +10,7 @@ import inspect
 import os
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from random import Random
 from types import TracebackType
 from typing import Self, TypeVar
@@ -20,8 +20,8 @@ import anyio
 from gtask.client import base, flows
 from gtask.client.base import Submitted
 from gtask.client.core import Core, Flow, Open, Pause
-from gtask.client.link import Link, Pending
-from gtask.errors import ConnectFailed, GtaskError, NetworkError, ServerError
+from gtask.client.link import FLUSH_SLICE, Link, Part, Pending
+from gtask.errors import GtaskError, NetworkError, ServerError
 from gtask.protocol.codec import MAX_BODY
 from gtask.protocol.events import WorkData, WorkStatus, WorkWarning
 from gtask.transport.aio import Connection, connect
@@ -31,8 +31,6 @@ from gtask.types import JobStatus, Server, Submission
 __all__ = ["AsyncClient", "AsyncForegroundJob"]
 
 T = TypeVar("T")
-
-_FLUSH_SLICE = 0.05
 
 _clients: weakref.WeakSet[AsyncClient] = weakref.WeakSet()
 
@@ -154,6 +152,7 @@ class AsyncClient:
     async def _run(self, flow: Flow[T]) -> T:
         value: Link | None = None
         error: NetworkError | None = None
+        step: Pending | Open | Pause | None = None
         try:
             while True:
                 step = flow.send(value) if error is None else flow.throw(error)
@@ -164,81 +163,61 @@ class AsyncClient:
                     elif isinstance(step, Open):
                         value = await self._open(step)
                     else:
-                        await self._pause(step)
+                        await anyio.sleep(step.seconds)
                 except NetworkError as failure:
                     error = failure
         except StopIteration as stop:
             result: T = stop.value
             return result
-        finally:
+        except BaseException:
+            if isinstance(step, Pending):
+                self._core.stand_down(step)
             flow.close()
+            self._core.mend()
+            raise
 
     async def _wait(self, pending: Pending) -> None:
         """Waits until there is news for `pending`, or its deadline; reads for all while nobody else does."""
         link = pending.link
         stream = link.stream
         assert isinstance(stream, Connection)
-        leading = flushing = False
-        try:
-            while True:
-                if leading:
-                    self._core.receive(link)
-                if link.unsent and (leading or flushing):
-                    self._core.flush(link)
-                deadline = pending.deadline()
-                if pending.ready or link.error is not None or deadline <= time.monotonic():
-                    return
-                limit = None if deadline == base.INF else deadline
-                if leading or not link.reading:
-                    leading = link.reading = True
-                    if link.unsent:
-                        await stream.wait(limit)
-                    else:
-                        await stream.wait_readable(limit)
-                elif link.unsent and (flushing or not link.writing):
-                    flushing = link.writing = True
-                    # It looks up now and then: the reader may have left, and it is to read as well.
-                    soon = time.monotonic() + _FLUSH_SLICE
-                    await stream.wait_writable(min(limit or soon, soon))
+        while (part := self._core.attend(pending)) is not None:
+            deadline = pending.deadline()
+            limit = None if deadline == base.INF else deadline
+            if part is Part.READ:
+                if link.unsent:
+                    await stream.wait(limit)
                 else:
-                    if flushing:
-                        flushing = link.writing = False
-                    signal = link.followers[pending] = anyio.Event()
-                    with anyio.move_on_after(None if limit is None else limit - time.monotonic()):
-                        await signal.wait()
-        finally:
-            if leading:
-                link.reading = False
-            if flushing:
-                link.writing = False
-            link.followers.pop(pending, None)
-            if link.error is not None:
-                _release(link)
-            elif not link.reading and link.followers:
-                _wake([next(iter(link.followers))])
+                    await stream.wait_readable(limit)
+            elif part is Part.WRITE:
+                # It looks up now and then: the reader may have left, and it is to read as well.
+                await stream.wait_writable(min(deadline, time.monotonic() + FLUSH_SLICE))
+            else:
+                signal = link.followers[pending] = anyio.Event()
+                with anyio.move_on_after(None if limit is None else limit - time.monotonic()):
+                    await signal.wait()
 
     async def _open(self, step: Open) -> Link:
         """Connects, or waits until another task has connected to the same server."""
         server, started = step.server, time.monotonic()
-        with anyio.move_on_after(step.timeout):
-            while (gate := self._gates.get(server)) is not None:
-                await gate.wait()
-        link = self._core.links.get(server)
-        if link is not None and link.usable:
-            return link
-        if (failure := self._core.router.failure_since(server, started)) is not None:
-            raise ConnectFailed(str(failure)) from failure
-        if server in self._gates:
-            raise ConnectFailed(f"{server} could not be reached in {step.timeout:.3g} s; another task is still trying.")
-        gate = self._gates[server] = anyio.Event()
+        mine = anyio.Event()
         try:
+            while True:
+                link = self._core.connection(server, started)
+                if link is not None:
+                    return link
+                other = self._gates.setdefault(server, mine)
+                if other is mine:
+                    break
+                with anyio.move_on_after(started + step.timeout - time.monotonic()) as scope:
+                    await other.wait()
+                if scope.cancelled_caught:
+                    raise base.still_trying(server, step.timeout)
             return self._core.opened(server, await connect(server, step.timeout, self._core.tls))
         finally:
-            del self._gates[server]
-            gate.set()
-
-    async def _pause(self, step: Pause) -> None:
-        await anyio.sleep(step.seconds)
+            if self._gates.get(server) is mine:
+                del self._gates[server]
+            mine.set()
 
     def _forked(self) -> None:
         self._gates = {}
@@ -263,10 +242,16 @@ class AsyncForegroundJob:
     ) -> None:
         self.close()
 
-    async def __aiter__(self) -> AsyncIterator[WorkData | WorkWarning | WorkStatus]:
+    def __aiter__(self) -> Self:
         """Gives what the job sends, until it has ended; raises as `result` does when the job's time is up."""
-        while (event := await self.event()) is not None:
-            yield event
+        return self
+
+    async def __anext__(self) -> WorkData | WorkWarning | WorkStatus:
+        # No generator: one that is left half-way would have to be closed by somebody.
+        event = await self.event()
+        if event is None:
+            raise StopAsyncIteration
+        return event
 
     async def event(self, timeout: float | None = None) -> WorkData | WorkWarning | WorkStatus | None:
         """Waits for the next thing the job sends; None when it has ended. See `ForegroundJob.event`."""

@@ -98,6 +98,11 @@ def no_server(reasons: Mapping[Server, NetworkError], servers: Sequence[Server])
     return failed
 
 
+def still_trying(server: Server, seconds: float) -> ConnectFailed:
+    """Makes the error for a call that waited for another one's connection, in vain."""
+    return ConnectFailed(f"{server} could not be reached within {seconds:.3g} s; another call is still trying.")
+
+
 class Router:
     """Chooses servers: where a job goes first, where next, and which ones are left alone for a while.
 

@@ -6,11 +6,12 @@ and one of them takes its place. One lock guards the client's state, and is neve
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from random import Random
 from types import TracebackType
 from typing import Self, TypeVar
@@ -18,8 +19,8 @@ from typing import Self, TypeVar
 from gtask.client import base, flows
 from gtask.client.base import Submitted
 from gtask.client.core import Core, Flow, Open, Pause
-from gtask.client.link import Link, Pending
-from gtask.errors import ConnectFailed, GtaskError, NetworkError, ServerError
+from gtask.client.link import FLUSH_SLICE, Link, Part, Pending
+from gtask.errors import GtaskError, NetworkError, ServerError
 from gtask.protocol.codec import MAX_BODY
 from gtask.protocol.events import WorkData, WorkStatus, WorkWarning
 from gtask.transport.blocking import Connection, connect
@@ -30,7 +31,8 @@ __all__ = ["Client", "ForegroundJob"]
 
 T = TypeVar("T")
 
-_FLUSH_SLICE = 0.05
+_MAX_WAIT = 3600.0
+"""Seconds one sleep may last; a longer one is repeated."""
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
@@ -59,7 +61,7 @@ class Client:
         rng: Random | None = None,
     ) -> None:
         self._lock = threading.Lock()
-        self._gates: dict[Server, threading.Lock] = {}
+        self._gates: dict[Server, threading.Event] = {}
         self._closing = threading.Event()
         self._core = Core(
             servers,
@@ -180,6 +182,7 @@ class Client:
     def _run(self, flow: Flow[T]) -> T:
         value: Link | None = None
         error: NetworkError | None = None
+        step: Pending | Open | Pause | None = None
         lock = self._lock
         try:
             while True:
@@ -192,90 +195,71 @@ class Client:
                     elif isinstance(step, Open):
                         value = self._open(step)
                     else:
-                        self._pause(step)
+                        self._closing.wait(step.seconds)
                 except NetworkError as failure:
                     error = failure
         except StopIteration as stop:
             result: T = stop.value
             return result
-        finally:
+        except BaseException:
+            # Also a signal's exception, which may strike anywhere, even where the call had just left everything tidy.
             with lock:
+                if isinstance(step, Pending):
+                    self._core.stand_down(step)
                 flow.close()
+                self._core.mend()
+            raise
 
     def _wait(self, pending: Pending) -> None:
         """Waits until there is news for `pending`, or its deadline; reads for all while nobody else does."""
         link = pending.link
         stream = link.stream
         assert isinstance(stream, Connection)
-        leading = flushing = False
-        try:
-            while True:
-                with self._lock:
-                    if leading:
-                        self._core.receive(link)
-                    if link.unsent and (leading or flushing):
-                        self._core.flush(link)
-                    deadline = pending.deadline()
-                    if pending.ready or link.error is not None or deadline <= time.monotonic():
-                        return
-                    limit = None if deadline == base.INF else deadline
-                    signal: threading.Lock | None = None
-                    if leading or not link.reading:
-                        leading = link.reading = True
-                    elif link.unsent and (flushing or not link.writing):
-                        flushing = link.writing = True
-                    else:
-                        if flushing:
-                            flushing = link.writing = False
-                        signal = threading.Lock()
-                        signal.acquire()
-                        link.followers[pending] = signal
-                    unsent = bool(link.unsent)
-                if signal is not None:
-                    signal.acquire(timeout=-1 if limit is None else max(0.0, limit - time.monotonic()))
-                elif leading and not unsent:
-                    stream.wait_readable(limit)
-                else:
-                    # A flusher looks up now and then: the reader may have left, and it is to read as well.
-                    soon = time.monotonic() + _FLUSH_SLICE
-                    stream.wait(limit if leading else min(limit or soon, soon), reading=leading, writing=True)
-        finally:
+        while True:
             with self._lock:
-                if leading:
-                    link.reading = False
-                if flushing:
-                    link.writing = False
-                link.followers.pop(pending, None)
-                if link.error is not None:
-                    _release(link)
-                elif not link.reading and link.followers:
-                    _wake([next(iter(link.followers))])
+                part = self._core.attend(pending)
+                if part is None:
+                    return
+                if part is Part.FOLLOW:
+                    signal = link.followers[pending] = threading.Lock()
+                    signal.acquire()
+                unsent = bool(link.unsent)
+                deadline = pending.deadline()
+            limit = None if deadline == base.INF else deadline
+            if part is Part.READ:
+                if unsent:
+                    stream.wait(limit, writing=True)
+                else:
+                    stream.wait_readable(limit)
+            elif part is Part.WRITE:
+                # It looks up now and then: the reader may have left, and it is to read as well.
+                stream.wait_writable(min(deadline, time.monotonic() + FLUSH_SLICE))
+            else:
+                signal.acquire(timeout=-1 if limit is None else min(max(0.0, limit - time.monotonic()), _MAX_WAIT))
 
     def _open(self, step: Open) -> Link:
         """Connects, or waits until another thread has connected to the same server."""
         server, started = step.server, time.monotonic()
-        with self._lock:
-            gate = self._gates.setdefault(server, threading.Lock())
-        if not gate.acquire(timeout=step.timeout):
-            raise ConnectFailed(
-                f"{server} could not be reached: another thread has been trying for {step.timeout:.3g} s."
-            )
+        mine = threading.Event()
         try:
-            with self._lock:
-                link = self._core.links.get(server)
-                failure = self._core.router.failure_since(server, started)
-            if link is not None and link.usable:
-                return link
-            if failure is not None:
-                raise ConnectFailed(str(failure)) from failure
+            while True:
+                with self._lock:
+                    link = self._core.connection(server, started)
+                    if link is not None:
+                        return link
+                    other = self._gates.setdefault(server, mine)
+                if other is mine:
+                    break
+                if not other.wait(started + step.timeout - time.monotonic()):
+                    raise base.still_trying(server, step.timeout)
             stream = connect(server, step.timeout, self._core.tls)
             with self._lock:
                 return self._core.opened(server, stream)
         finally:
-            gate.release()
-
-    def _pause(self, step: Pause) -> None:
-        self._closing.wait(step.seconds)
+            with self._lock:
+                if self._gates.get(server) is mine:
+                    del self._gates[server]
+            mine.set()
 
     def _forked(self) -> None:
         """In a forked child: makes new locks, for the parent's may be held, and lets go of its connections."""
@@ -308,10 +292,15 @@ class ForegroundJob:
     ) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[WorkData | WorkWarning | WorkStatus]:
+    def __iter__(self) -> Self:
         """Gives what the job sends, until it has ended; raises as `result` does when the job's time is up."""
-        while (event := self.event()) is not None:
-            yield event
+        return self
+
+    def __next__(self) -> WorkData | WorkWarning | WorkStatus:
+        event = self.event()
+        if event is None:
+            raise StopIteration
+        return event
 
     def event(self, timeout: float | None = None) -> WorkData | WorkWarning | WorkStatus | None:
         """Waits for the next thing the job sends; None when it has ended.
@@ -342,9 +331,12 @@ class ForegroundJob:
 
 def _wake(news: Iterable[Pending]) -> None:
     for pending in news:
-        signal = pending.link.followers.pop(pending, None)
-        if signal is not None:
-            signal.release()
+        followers = pending.link.followers
+        if pending in followers:
+            # Released before it is forgotten: an interruption in between costs a needless look, not a sleep for ever.
+            with contextlib.suppress(RuntimeError):
+                followers[pending].release()
+            followers.pop(pending, None)
 
 
 def _release(link: Link) -> None:

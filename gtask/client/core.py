@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from gtask.client import base
 from gtask.client.base import INF, Router
-from gtask.client.link import MAX_ABANDONED, Link, Pending
+from gtask.client.link import MAX_ABANDONED, Link, Part, Pending
 from gtask.errors import (
     ConfigurationError,
     ConnectFailed,
@@ -132,6 +132,15 @@ class Core:
         link = self.links[server] = Link(server, stream, self.max_body, self.client_id, monotonic())
         return link
 
+    def connection(self, server: Server, since: float) -> Link | None:
+        """The connection another call has made meanwhile, or None; raises what it failed with at `since` or later."""
+        link = self.links.get(server)
+        if link is not None and link.usable:
+            return link
+        if (failure := self.router.failure_since(server, since)) is not None:
+            raise ConnectFailed(str(failure)) from failure
+        return None
+
     def end(self, link: Link, error: NetworkError | ProtocolError) -> None:
         """Ends a connection; whoever waits on it is told."""
         self._wake(link.end(error))
@@ -147,31 +156,63 @@ class Core:
         """Takes what has come over a connection, and tells whom it concerns; says whether there was anything."""
         if link.error is not None:
             return False
+        link.torn = True
         try:
             news = link.receive(monotonic())
         except NetworkError as error:
+            link.torn = False
             self.end(link, error)
             return False
-        except BaseException:
-            # Interrupted half-way (a signal's exception): what was read may be lost, so the conversation is over.
-            self.end(link, ConnectionLost(f"The connection to {link.server} was given up by an interrupted call."))
-            raise
-        if news is None:
-            return False
-        self._wake(news)
+        if news is not None:
+            self._wake(news)
+        link.torn = False
         if link.error is not None:
             self._forget(link)
-        return True
+        return news is not None
 
     def flush(self, link: Link) -> None:
         """Sends what is in line on a connection, as far as it goes."""
+        link.torn = True
         try:
             link.flush()
         except NetworkError as error:
+            link.torn = False
             # The answers to earlier requests may have come before the connection broke.
             while self.receive(link):
                 pass
             self.end(link, error)
+        link.torn = False
+
+    def attend(self, pending: Pending) -> Part | None:
+        """Does what can be done for all on this connection without waiting; then says how the caller is to wait.
+
+        None means that it need not: there is news, the connection has ended, or its time is up.
+        """
+        link = pending.link
+        if link.torn:
+            self.mend()
+        if link.reader is pending:
+            self.receive(link)
+        if link.unsent and (link.reader is pending or link.writer is pending):
+            self.flush(link)
+        if pending.ready or link.error is not None or pending.deadline() <= monotonic():
+            self.stand_down(pending)
+            return None
+        return link.part(pending)
+
+    def stand_down(self, pending: Pending) -> None:
+        """The caller waits no more; if it read for all, another one does now. May be called again."""
+        link = pending.link
+        self._wake(link.stand_down(pending))
+        if link.error is not None:
+            self._release(link)
+
+    def mend(self) -> None:
+        """After a call was interrupted anywhere: ends each connection on which it left something half done."""
+        for link in [*self.links.values(), *self.retired]:
+            if link.torn:
+                self.end(link, ConnectionLost(f"The connection to {link.server} was given up by an interrupted call."))
+                link.torn = False
 
     def forked(self) -> None:
         """In a forked child: lets go of the parent's connections. Closing a descriptor does not end them there."""
@@ -179,7 +220,7 @@ class Core:
         self.links.clear()
         self.retired.clear()
         for link in links:
-            link.reading = link.writing = False
+            link.reader = link.writer = None
             link.followers.clear()
             with contextlib.suppress(Exception):  # another thread of the parent may have been at work on it
                 link.end(ConnectionLost(f"The connection to {link.server} stayed with the parent process."))

@@ -6,6 +6,7 @@ Nothing here is safe for several threads; `gtask.client.blocking` holds its lock
 from __future__ import annotations
 
 from collections import deque
+from enum import Enum
 from typing import Any, Final
 
 from gtask.client.base import INF
@@ -13,6 +14,7 @@ from gtask.errors import (
     GtaskError,
     JobException,
     JobFailed,
+    LocalProtocolError,
     NetworkError,
     ProtocolError,
     ResultError,
@@ -43,6 +45,9 @@ from gtask.types import Server, Submission
 MAX_ABANDONED: Final = 1000
 """Foreground jobs nobody waits for any more, after which a connection takes no new ones and ends with its last caller:
 only then does the job server forget them."""
+
+FLUSH_SLICE: Final = 0.05
+"""Seconds after which somebody who waits to send looks whether nobody reads."""
 
 
 class Pending:
@@ -214,17 +219,26 @@ def _size(event: WorkData | WorkWarning | WorkStatus) -> int:
     return 200 + len(event[1])
 
 
+class Part(Enum):
+    """What a caller does while it waits for its answer."""
+
+    READ = "wait until there is something to receive, and to send if some bytes are left"
+    WRITE = "wait until something can be sent, while another caller reads"
+    FOLLOW = "wait until the reader has an answer, or leaves"
+
+
 class Link:
     """One connection: its conversation, its callers, and the bytes that did not fit into the socket yet.
 
-    `reading` while somebody waits for the socket on behalf of all, `writing` while somebody waits until it takes
-    more. `followers` are those who wait for the reader, each with what wakes it (the face's business). `progress` is
-    when the job server last answered a request.
+    `reader` is whoever waits for the socket on behalf of all, `writer` whoever waits until it takes more. `followers`
+    wait for the reader, each with what wakes it (the face's business). `progress` is when the job server last answered
+    a request. `torn` is true while a step is under way that must not be left half-way: found true afterwards, somebody
+    was interrupted in it (a signal's exception), and the connection is not to be trusted any more.
     """
 
     __slots__ = (
-        "abandoned", "error", "followers", "live", "progress", "protocol", "reading", "retired", "server", "stream",
-        "unsent", "used", "writing",
+        "abandoned", "error", "followers", "live", "progress", "protocol", "reader", "retired", "server", "stream",
+        "torn", "unsent", "used", "writer",
     )  # fmt: skip
 
     def __init__(self, server: Server, stream: Connection, max_body: int, client_id: str, now: float) -> None:
@@ -237,8 +251,9 @@ class Link:
         self.protocol.option("exceptions")
         self.unsent: deque[memoryview] = deque()
         self.followers: dict[Pending, Any] = {}
-        self.reading = False
-        self.writing = False
+        self.reader: Pending | None = None
+        self.writer: Pending | None = None
+        self.torn = False
         self.retired = False
         self.live = 0
         self.abandoned = 0
@@ -257,22 +272,57 @@ class Link:
     @property
     def busy(self) -> bool:
         """Whether somebody uses its descriptor at this moment."""
-        return self.reading or self.writing
+        return self.reader is not None or self.writer is not None
+
+    def part(self, pending: Pending) -> Part:
+        """What the caller of `pending` does while it waits: it reads for all, if nobody else does."""
+        if self.reader is None or self.reader is pending:
+            self.reader = pending
+            return Part.READ
+        if self.unsent and (self.writer is None or self.writer is pending):
+            self.writer = pending
+            return Part.WRITE
+        if self.writer is pending:
+            self.writer = None
+        return Part.FOLLOW
+
+    def stand_down(self, pending: Pending) -> list[Pending]:
+        """The caller of `pending` waits no more; returns whom to wake so that somebody reads."""
+        if self.writer is pending:
+            self.writer = None
+        self.followers.pop(pending, None)
+        if self.reader is pending:
+            self.reader = None
+        return [next(iter(self.followers))] if self.followers and self.reader is None else []
 
     def submit(self, submission: Submission, pending: Pending) -> None:
         """Puts a submission in line; `flush` sends it."""
-        pending.ticket = self.protocol.submit(submission, pending)
         pending.link = self
+        self.torn = True
+        try:
+            pending.ticket = self.protocol.submit(submission, pending)
+        except LocalProtocolError:  # refused before anything was done
+            self.torn = False
+            raise
+        self.torn = False
 
     def status(self, unique: str, pending: Pending) -> None:
         """Puts a status request in line; `flush` sends it."""
-        self.protocol.get_status_unique(unique, pending)
         pending.link = self
+        self.torn = True
+        try:
+            self.protocol.get_status_unique(unique, pending)
+        except LocalProtocolError:
+            self.torn = False
+            raise
+        self.torn = False
 
     def echo(self, data: bytes, pending: Pending) -> None:
         """Puts an echo request in line; `flush` sends it."""
-        self.protocol.echo(data, pending)
         pending.link = self
+        self.torn = True
+        self.protocol.echo(data, pending)
+        self.torn = False
 
     def flush(self) -> None:
         """Sends what is in line, as far as the socket takes it; raises `ConnectionLost`."""

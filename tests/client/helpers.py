@@ -182,9 +182,9 @@ class FakeServer:
     `errors` collects what scripts raise; the `with` block ends with the first of it.
     """
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, port: int = 0) -> None:
         self._script = script
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.server = Server("127.0.0.1", self._listener.getsockname()[1])
         self.url = str(self.server)
         self.connections = 0
@@ -200,9 +200,9 @@ class FakeServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self.stop_listening()
         self._accepting.join(PATIENCE)
-        self._listener.close()
         for peer in self._peers:
             with contextlib.suppress(OSError):
                 peer.sock.shutdown(socket.SHUT_RDWR)
@@ -213,6 +213,11 @@ class FakeServer:
             peer.sock.close()
         if error is None and self.errors:
             raise self.errors[0]
+
+    def stop_listening(self) -> None:
+        """Refuses all further connections."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
     def _accept(self) -> None:
         while True:
