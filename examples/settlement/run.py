@@ -32,8 +32,9 @@ from examples.settlement.orders import generate, merchant_name, read_csv, write_
 from examples.settlement.settle import NOTHING, Settlement
 from examples.settlement.smtp_sink import SmtpSink
 from examples.settlement.workbook import AMOUNTS
+from gtask.errors import GtaskError
 from gtask.testing.processes import find_program, gearmand, job_server, worker
-from gtask.testing.programs import Program
+from gtask.testing.programs import Program, ProgramFailed
 
 ROOT = Path(__file__).resolve().parents[2]
 PHP_WORKER = Path(__file__).with_name("php") / "send_worker.php"
@@ -72,6 +73,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         parser.error("--merchants, --orders and -c are at least 1.")
     if options.php and find_program("php") is None:
         parser.error("--php needs PHP with its gearman extension; on Debian: apt-get install php-cli php-gearman")
+    if options.gearmand and find_program("gearmand") is None:
+        parser.error("--gearmand needs gearmand; on Debian: apt-get install gearman-job-server")
     return options
 
 
@@ -223,7 +226,10 @@ def main(given: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="settlement-") as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        faults = run(options, folder, console)
+        try:
+            faults = run(options, folder, console)
+        except (GtaskError, ProgramFailed, OSError) as error:  # nothing could be compared
+            faults = [str(error)]
     for fault in faults:
         print(fault, file=sys.stderr)
     if not faults:
