@@ -6,10 +6,12 @@ apart because it needs pytest.
 
 from __future__ import annotations
 
+from gtask.testing.faults import FaultProxy
 from gtask.testing.processes import JobServerProgram, admin, find_program, gearmand, job_server, worker
 from gtask.testing.programs import Program, ProgramFailed, free_port, port_is_open, wait_until
 
 __all__ = [
+    "FaultProxy",
     "JobServerProgram",
     "Program",
     "ProgramFailed",
