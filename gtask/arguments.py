@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final, get_type_hints
 
 from gtask.codecs import convert
-from gtask.errors import DecodeError
+from gtask.errors import ConfigurationError, DecodeError
 
 _PLAIN: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -24,11 +24,14 @@ class Arguments:
         self._simple = False
         if func is None:
             return
-        signature = inspect.signature(func)
+        try:
+            signature = inspect.signature(func)
+        except ValueError:  # a builtin, some of which do not say what they take
+            return
         parameters = list(signature.parameters.values())
         if bind:
             if not parameters or parameters[0].kind not in _PLAIN:
-                raise TypeError(
+                raise ConfigurationError(
                     f"Task {name!r} has bind=True, so its first parameter must be the context: def {name}(ctx, ...)."
                 )
             parameters = parameters[1:]

@@ -107,6 +107,7 @@ class Options:
         for key in ("autoretry_for", "dont_autoretry_for", "throws"):
             if key in given:
                 (own if key == "throws" else retry)[key] = _classes(name, key, given[key])
+        _check_retry(name, retry)
         for key in ("time_limit", "soft_time_limit", "expires"):
             if own.get(key) is not None:
                 own[key] = _positive(name, key, own[key])
@@ -190,6 +191,16 @@ def moment_of(value: Seconds | datetime, now: float) -> float:
     return value.timestamp() if isinstance(value, datetime) else now + seconds_of(value)
 
 
+def _check_retry(name: str, given: Mapping[str, Any]) -> None:
+    limit = given.get("max_retries")
+    if limit is not None and not (type(limit) is int and limit >= 0):
+        raise ConfigurationError(f"Task {name!r}: max_retries={limit!r}; write how many retries, or None for no end.")
+    for key in ("default_retry_delay", "retry_backoff", "retry_backoff_max"):
+        value = given.get(key, 0)
+        if not (isinstance(value, int | float) and value >= 0):
+            raise ConfigurationError(f"Task {name!r}: {key}={value!r}; write a number of seconds.")
+
+
 def _positive(name: str, key: str, value: Any) -> float:
     seconds = seconds_of(value)
     if seconds <= 0:
@@ -198,7 +209,7 @@ def _positive(name: str, key: str, value: Any) -> float:
 
 
 def _classes(name: str, key: str, value: Any) -> tuple[type[BaseException], ...]:
-    classes = (value,) if isinstance(value, type) else tuple(value)
+    classes = tuple(value) if isinstance(value, list | tuple | set | frozenset) else (value,)
     for one in classes:
         if not (isinstance(one, type) and issubclass(one, BaseException)):
             raise ConfigurationError(f"Task {name!r}: {key} takes exception classes; {one!r} is none.")

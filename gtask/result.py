@@ -153,13 +153,26 @@ class AsyncResult(Generic[R]):
 
         It is UNKNOWN where nobody knows the id: one of a task that has ended, too, when no result was stored.
         """
-        return self._seen(self._look() if self._stored else None)
+        outcome = self._look() if self._stored else None
+        if outcome is not None and outcome.state is not State.PENDING:
+            return outcome.state
+        state = self.app.state_on_servers(self.id)
+        if state is State.UNKNOWN and self.parent is not None and not self.parent.state.ready:
+            # A later step of a chain is known to nobody before the step in front of it has ended.
+            return State.PENDING
+        return state
 
     status = state
 
     async def astate(self) -> State:
         """`state` for async code."""
-        return self._seen(await self._alook() if self._stored else None)
+        outcome = await self._alook() if self._stored else None
+        if outcome is not None and outcome.state is not State.PENDING:
+            return outcome.state
+        state = await self.app.astate_on_servers(self.id)
+        if state is State.UNKNOWN and self.parent is not None and not (await self.parent.astate()).ready:
+            return State.PENDING
+        return state
 
     @property
     def _stored(self) -> bool:
@@ -174,15 +187,6 @@ class AsyncResult(Generic[R]):
         if self._outcome is not None:
             return self._outcome
         return self._keep((await self._store().aget([self.id])).get(self.id))
-
-    def _seen(self, outcome: Outcome | None) -> State:
-        if outcome is not None and outcome.state is not State.PENDING:
-            return outcome.state
-        state = self.app.state_on_servers(self.id)
-        if state is State.UNKNOWN and self.parent is not None and not self.parent.state.ready:
-            # A later step of a chain is known to nobody before the step in front of it has ended.
-            return State.PENDING
-        return state
 
     @property
     def result(self) -> Any:
@@ -228,6 +232,14 @@ class AsyncResult(Generic[R]):
         """Whether the task has failed."""
         outcome = self._look()
         return outcome is not None and outcome.state is State.FAILURE
+
+    async def asuccessful(self) -> bool:
+        """`successful` for async code."""
+        return await self.aready() and self.successful()
+
+    async def afailed(self) -> bool:
+        """`failed` for async code."""
+        return await self.aready() and self.failed()
 
     def forget(self) -> None:
         """Drops the result from the store."""

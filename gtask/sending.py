@@ -150,17 +150,23 @@ class ForegroundResult(AsyncResult[Any]):
             raise RuntimeError("This call was started by blocking code: use result.get().")
         return self._outcome
 
-    @property
-    def _stored(self) -> bool:
-        return True  # with itself
-
     def _look(self) -> Outcome | None:
         return self._wait(0)
 
     async def _alook(self) -> Outcome | None:
         return await self._await(0)
 
-    def _seen(self, outcome: Outcome | None) -> State:
+    @property
+    def state(self) -> State:
+        """Where the call stands now, as far as this process has heard of it."""
+        outcome = self._look()
+        return State.PENDING if outcome is None else outcome.state
+
+    status = state
+
+    async def astate(self) -> State:
+        """`state` for async code."""
+        outcome = await self._alook()
         return State.PENDING if outcome is None else outcome.state
 
 

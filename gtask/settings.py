@@ -57,8 +57,9 @@ class Settings:
         if settings.namespace:
             check_name(settings.namespace, "namespace")
         for name in ("result_expires", "request_timeout", "connect_timeout", "max_message"):
-            if not getattr(settings, name) > 0:
-                raise ConfigurationError(f"App {app!r}: {name} must be above zero, not {getattr(settings, name)!r}.")
+            value = getattr(settings, name)
+            if not (isinstance(value, int | float) and value > 0):
+                raise ConfigurationError(f"App {app!r}: {name} is a number above zero, not {value!r}.")
         return settings
 
 

@@ -168,8 +168,9 @@ class Task(BaseTask[P, R]):
         super().__init__(app, name, options, Arguments(func, name, bind))
         self.func = func
         self.bind = bind
-        self.is_async = inspect.iscoroutinefunction(func)
-        update_wrapper(self, func)
+        self.is_async = inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__)
+        # Without the function's own attributes, which could be called as those of a task.
+        update_wrapper(self, func, updated=())
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Calls the function here and now; a bound one gets a context that reports to nobody."""

@@ -1,0 +1,117 @@
+"""What the tests of the App share: jobs that are run in this process, and workers in threads of it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from random import random
+from typing import Any
+
+from gtask import App, Signature
+from gtask.context import LocalReporter, Reporter
+from gtask.housekeeper import FUNCTIONS, SLOTS, Housekeeper
+from gtask.message import Message, decode_message
+from gtask.publish import LATER, unpack_later
+from gtask.runner import PutOff, Runner
+from gtask.types import Submission
+from gtask.worker.blocking import BlockingDriver, fresh_unique
+from gtask.worker.core import CoreOptions, WorkerCore
+from gtask.worker.job import Ending, Job
+from gtask.worker.solo import SoloPool
+from gtask.worker.threads import ThreadPool
+from gtask.workers import _run_job
+
+NOWHERE = "gearman://127.0.0.1:1"
+"""A job server that is never there: nothing is to be sent."""
+
+LIMIT = 30.0
+"""Seconds that something may take; only what hangs takes them."""
+
+
+def seal(app: App, step: Signature[Any], *rest: Signature[Any], foreground: bool = False) -> Submission:
+    """What the caller submits for a step and those that follow it."""
+    later = [one.data(one.new_id()).to_list() for one in reversed(rest)]
+    return app.publisher.seal(app.publisher.prepare(step.data(step.new_id()), app.now(), later, foreground))
+
+
+def job_of(submission: Submission, attempt: int = 0) -> Job:
+    """The job that a worker grabs: a delayed one when it was moved into the queue of its task."""
+    function, unique, workload = submission.function, submission.unique, submission.workload
+    if function == LATER:
+        later = unpack_later(workload)
+        function, unique, workload = later.function, later.unique, later.workload
+    job = Job(None, b"H:test:1", function, unique, workload)  # type: ignore[arg-type]
+    job.attempt = attempt
+    return job
+
+
+def message_of(submission: Submission) -> Message:
+    """The message in a submission, or in the delayed job that it is."""
+    job = job_of(submission)
+    return decode_message(job.function, job.workload, fallback_id=job.unique)
+
+
+def run_one(app: App, submission: Submission, attempt: int = 0, reporter: Reporter | None = None) -> Ending | PutOff:
+    """Runs one job as a process of a worker does."""
+    runner = Runner(app, "worker:1")
+    try:
+        return runner.run(job_of(submission, attempt), reporter or LocalReporter())
+    finally:
+        runner.close_loop()
+
+
+def ending_of(app: App, submission: Submission, attempt: int = 0) -> Ending:
+    """As `run_one`, for a job that ends."""
+    ending = run_one(app, submission, attempt)
+    assert isinstance(ending, Ending)
+    return ending
+
+
+def work_off(app: App, *submissions: Submission, limit: int = 100) -> list[Ending | PutOff]:
+    """Runs jobs, and those that follow from them, until there is none left."""
+    waiting, endings = deque(submissions), []
+    while waiting:
+        assert len(endings) < limit
+        ending = run_one(app, waiting.popleft())
+        endings.append(ending)
+        if isinstance(ending, Ending):
+            waiting.extend(ending.submissions)
+    return endings
+
+
+@contextmanager
+def working(app: App, slots: int = 2, pool: str = "thread") -> Iterator[BlockingDriver]:
+    """A worker in threads of this process: it runs the App's tasks, and moves delayed jobs."""
+    runner = Runner(app, "worker:1")
+    ready = [threading.Event(), threading.Event()]
+    slots = slots if pool == "thread" else 1
+    core = WorkerCore(app.servers, runner.functions, CoreOptions(slots), random, fresh_unique)
+    keeping = WorkerCore(
+        app.servers, list(FUNCTIONS), CoreOptions(SLOTS, 0, poll_interval=0.2, exceptions=True), random, fresh_unique
+    )
+    with BlockingDriver(core, None, ready[0].set) as driver, BlockingDriver(keeping, None, ready[1].set) as keeper:
+        run = partial(_run_job, runner, driver)
+        made = ThreadPool(driver, run, slots, 0, runner.close_loop) if pool == "thread" else SoloPool(driver, run)
+
+        def serve() -> None:
+            made.serve()
+            runner.close_loop()
+
+        threads = [
+            threading.Thread(target=serve, name="pool"),
+            threading.Thread(target=keeper.serve, args=(Housekeeper(app, keeper, "worker:2"),), name="housekeeper"),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            assert all(event.wait(LIMIT) for event in ready)
+            yield driver
+        finally:
+            driver.stop()
+            threads[0].join(LIMIT)
+            keeper.stop()
+            threads[1].join(LIMIT)
+            assert not any(thread.is_alive() for thread in threads)
