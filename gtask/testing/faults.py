@@ -29,9 +29,6 @@ from typing import Final, Self
 from gtask.testing.relay import Direction, End, Pair, Way, connect_to, listen, ways
 from gtask.types import Server, parse_servers
 
-MAX_QUEUE: Final = 256 * 1024
-"""Bytes of one direction of one connection that are held here; beyond it the sender is made to wait."""
-
 LINGER: Final = 1.0
 """Seconds a connection that was ended with FIN is kept for both sides to close it too."""
 
@@ -244,7 +241,7 @@ class FaultProxy:
                     continue
                 due.append(pair.closing_at)
             for end in (pair.client, pair.target):
-                interest = self._interest(pair, end, now, due)
+                interest = end.wants(self._stalled, now, due)
                 if interest != end.interest:
                     if not end.interest:
                         self._selector.register(end.socket, interest, end)
@@ -254,22 +251,6 @@ class FaultProxy:
                         self._selector.unregister(end.socket)
                     end.interest = interest
         return max(0.0, min(due) - now) if due else None
-
-    def _interest(self, pair: Pair, end: End, now: float, due: list[float]) -> int:
-        if end.ended:
-            reads = False
-        else:
-            way = end.out
-            reads = pair.state != "open" or (way.name not in self._stalled and way.size < MAX_QUEUE)
-        if pair.connecting:
-            return _WRITE if end is pair.target else 0
-        writes = False
-        way = end.into
-        if pair.state == "open" and way.queue and way.name not in self._stalled:
-            writes = way.queue[0][0] <= now
-            if not writes:
-                due.append(way.queue[0][0])
-        return (_READ if reads else 0) | (_WRITE if writes else 0)
 
     def _ready(self, end: End, mask: int) -> None:
         pair = end.pair

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 from collections import deque
-from typing import Literal
+from collections.abc import Collection
+from typing import Final, Literal
 
 from gtask.types import Server
 
 Direction = Literal["up", "down", "both"]
+
+MAX_QUEUE: Final = 256 * 1024
+"""Bytes of one direction of one connection that are held back; beyond it the sender is made to wait."""
 
 
 class End:
@@ -25,6 +30,21 @@ class End:
         self.ended = False
         self.out: Way
         self.into: Way
+
+    def wants(self, stalled: Collection[str], now: float, due: list[float]) -> int:
+        """What the socket is to be watched for; adds to `due` when bytes that are late will be due."""
+        pair = self.pair
+        if pair.connecting:
+            return selectors.EVENT_WRITE if self is pair.target else 0
+        mask, out, into = 0, self.out, self.into
+        if not self.ended and (pair.state != "open" or (out.name not in stalled and out.size < MAX_QUEUE)):
+            mask = selectors.EVENT_READ
+        if pair.state == "open" and into.queue and into.name not in stalled:
+            if into.queue[0][0] <= now:
+                mask |= selectors.EVENT_WRITE
+            else:
+                due.append(into.queue[0][0])
+        return mask
 
 
 class Way:
