@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from collections.abc import Callable
@@ -123,7 +124,10 @@ def _warn_unless_served(app: App, function: str) -> None:
 
     looks = [one for one in look_all(app.servers, app.settings.tls) if not one.error]
     if looks and not any(row.workers for one in looks for row in one.functions if row.name == function):
-        say(ME, f"No worker serves {function!r} at {', '.join(str(one.server) for one in looks)} now; waiting for one.")
+        near = difflib.get_close_matches(function, app.tasks, 1) if function not in app.tasks else []
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        servers = ", ".join(str(one.server) for one in looks)
+        say(ME, f"No worker serves {function!r} at {servers} now; waiting for one.{hint}")
 
 
 def _call(app: App, step: Signature[Any], timeout: float | None, progress: bool, raw: bool) -> int:

@@ -124,6 +124,12 @@ def test_a_call_that_nobody_answers_says_so(folder: Path) -> None:
         assert "`gtask status`" in second
 
 
+def test_a_slip_in_the_name_is_answered_with_the_nearest(embedded_house: House) -> None:
+    done = call(embedded_house, "duoble", "-a", "[1]", "--timeout", "0.2")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0].endswith("waiting for one. Did you mean 'double'?")
+
+
 def test_an_interrupt_ends_a_call_without_a_traceback(folder: Path) -> None:
     with job_server() as server:
         argv = [sys.executable, "-m", "gtask", "call", "app", "double", "-a", "[1]", "--servers", server.url]
