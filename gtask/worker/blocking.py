@@ -164,18 +164,20 @@ class BlockingDriver:
     def pump(self, wait: float = 0.0) -> None:
         """Sends what is to be sent, and takes what has come; waits for it up to `wait` seconds.
 
-        Only one thread pumps at a time; another one's call waits for it.
+        When jobs have come it returns at once: what is to be said about that goes out together with their results,
+        in the next pump, which is to follow soon. Only one thread pumps at a time; another one's call waits for it.
         """
         with self._pumping:
+            left = 0.0
             with self._lock:
                 if self._closed:
                     return
-                now = time.monotonic()
-                self._work(now)
-                left = max(0.0, min(self.core.deadline(now) - now, wait, MAX_WAIT)) if wait > 0 else 0.0
-                self._waiting = left > 0
-                if left and (self.core.takes or self._connected):
-                    left = 0.0
+                if wait > 0:
+                    now = time.monotonic()
+                    self._work(now)
+                    if not (self.core.takes or self._connected):
+                        left = max(0.0, min(self.core.deadline(now) - now, wait, MAX_WAIT))
+                    self._waiting = left > 0
             ready = self._selector.select(left)
             with self._lock:
                 self._waiting = False
@@ -183,7 +185,7 @@ class BlockingDriver:
                     return
                 for key, events in ready:
                     self._ready(key.fd, key.data, events)
-                if ready or left:
+                if wait <= 0 or not self.core.takes:
                     self._work(time.monotonic())
 
     def _work(self, now: float) -> None:
