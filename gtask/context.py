@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from gtask.errors import TaskError
 from gtask.message import Form, Message
 from gtask.results.joins import Join
 from gtask.retry import Retry
@@ -20,7 +21,18 @@ _current: ContextVar[TaskContext | None] = ContextVar("gtask_current_task", defa
 
 
 class Reporter(Protocol):
-    """How a run reaches its caller while it runs; each returns false when the connection is gone."""
+    """How a run reaches its caller while it runs, and the process it runs in.
+
+    `progress`, `data` and `warning` return false when the connection is gone. `in_main_thread` says whether the body of
+    a plain function runs in the main thread of its process, where signals reach it. `verdict` is why the job is not to
+    be run at all, None for nearly every one.
+    """
+
+    in_main_thread: bool
+    verdict: TaskError | None
+
+    def kill_after(self, seconds: float) -> None:
+        """Has the process killed when the run is not over in so many seconds from now."""
 
     def progress(self, numerator: int, denominator: int) -> bool:
         """Says how far the run is."""
@@ -34,6 +46,12 @@ class Reporter(Protocol):
 
 class LocalReporter:
     """The reporter of a plain local call: nobody listens."""
+
+    in_main_thread = False
+    verdict: TaskError | None = None
+
+    def kill_after(self, seconds: float) -> None:
+        """Kills nobody."""
 
     def progress(self, numerator: int, denominator: int) -> bool:
         """Says it to nobody."""
@@ -140,6 +158,20 @@ class TaskContext:
     def foreground(self) -> bool:
         """Whether a caller waits on the connection for the answer (design, section 3)."""
         return bool(self.message.headers.get("fg")) or self.message.form not in (Form.ENVELOPE, Form.JSON_ENVELOPE)
+
+    @property
+    def in_main_thread(self) -> bool:
+        """Whether the body of a plain function runs in its process's main thread."""
+        return self._reporter.in_main_thread
+
+    @property
+    def verdict(self) -> TaskError | None:
+        """Why the task is not to be run at all, after it has killed processes; None for nearly every one."""
+        return self._reporter.verdict
+
+    def kill_after(self, seconds: float) -> None:
+        """Has the process killed, and the task failed, when the run is not over in so many seconds from now."""
+        self._reporter.kill_after(seconds)
 
     def progress(self, numerator: int, denominator: int) -> bool:
         """Says how far the run is, in whole numbers of any unit; a foreground caller hears it at once.

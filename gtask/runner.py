@@ -160,6 +160,8 @@ class Runner:
     # --- the body --------------------------------------------------------------------------------------------
 
     async def _body(self, context: TaskContext) -> Outcome:
+        if context.verdict is not None:
+            raise context.verdict
         expires = context.message.headers.get("expires")
         if expires is not None and time.time() > expires:
             raise TaskExpired(f"It was to start within its expires time, {time.time() - expires:.1f} s ago.")

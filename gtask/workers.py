@@ -17,6 +17,7 @@ import anyio
 
 from gtask.context import Reporter
 from gtask.errors import ConfigurationError
+from gtask.guard import Guard
 from gtask.housekeeper import FUNCTIONS, POLL, SLOTS, Housekeeper
 from gtask.results.service import ResultsService
 from gtask.runner import PutOff, Runner
@@ -25,6 +26,7 @@ from gtask.worker.aio import AsyncDriver
 from gtask.worker.blocking import BlockingDriver, fresh_unique
 from gtask.worker.core import CoreOptions, WorkerCore
 from gtask.worker.job import End, Ending, Job
+from gtask.worker.ledger import Ledger
 from gtask.worker.prefork import Child, Role, Supervisor
 from gtask.worker.solo import SoloPool
 from gtask.worker.threads import ThreadPool
@@ -45,8 +47,9 @@ class WorkerOptions:
     `pool` is how tasks run side by side and `concurrency` how many of them, None for the number of cores. `prefetch` is
     how many jobs are held beyond the free slots, None to let the measured run time decide. `grace` is the time in
     seconds for what runs to finish when the worker is stopped. `max_tasks_per_child` replaces a process after so many
-    tasks, 0 never. `with_results` is the file of a results service that runs along. `name` names the worker, by
-    default after the host. `backend` is the event loop of the pool async.
+    tasks, 0 never. `max_crashes` is how often a job's process may die on this host before the job is failed.
+    `with_results` is the file of a results service that runs along. `name` names the worker, by default after the
+    host. `backend` is the event loop of the pool async.
     """
 
     pool: Literal["prefork", "thread", "async", "solo"] = "prefork"
@@ -54,6 +57,7 @@ class WorkerOptions:
     prefetch: int | None = None
     grace: float = 60.0
     max_tasks_per_child: int = 0
+    max_crashes: int = 3
     with_results: str | None = None
     name: str = ""
     backend: Literal["asyncio", "uvloop", "trio"] = "asyncio"
@@ -76,17 +80,36 @@ def run_worker(app: App, options: WorkerOptions) -> int:
         raise ConfigurationError(f"App {app.name!r} has no tasks to run; write @app.task above a function.")
     name = options.name or socket.gethostname()
     forks = options.pool in ("prefork", "solo")
-    main = partial(_hooked, app, partial(_run_pool, app, options, name))
+    _check_limits(app, options)
+    processes, slots = (options.slots, 1) if forks else (1, options.slots)
+    ledger = Ledger(2 * processes * slots)
+    main = partial(_hooked, app, partial(_run_pool, app, options, name, ledger))
     housekeeper = partial(_hooked, app, partial(_run_housekeeper, app, name))
     roles = [
-        Role(options.pool, options.slots if forks else 1, main),
+        Role(options.pool, processes, main, slots=slots),
         Role("housekeeper", 1, housekeeper, last=True),
     ]
     if options.with_results is not None:
         roles.append(Role("results", 1, partial(_run_results, app, options.with_results), last=True))
     unit = "processes" if options.pool == "prefork" else "slots"
     ready = f"worker ready: {options.pool}, {options.slots} {unit}, {app.name} on {', '.join(map(str, app.servers))}"
-    return Supervisor(roles, options.grace, on_ready=partial(log.info, "%s", ready)).run()
+    return Supervisor(roles, options.grace, partial(log.info, "%s", ready), ledger).run()
+
+
+def _check_limits(app: App, options: WorkerOptions) -> None:
+    """Refuses to start where a task's limit could not be kept."""
+    if options.pool in ("prefork", "solo"):
+        return
+    limited = [
+        task.name
+        for task in app.tasks.values()
+        if isinstance(task, Task) and not task.is_async and (task.config.time_limit or task.config.soft_time_limit)
+    ]
+    if limited:
+        raise ConfigurationError(
+            f"The pool {options.pool} runs plain functions in threads, which cannot be interrupted, so the time limit "
+            f"of {', '.join(limited)} would not hold: use --pool prefork, or async functions."
+        )
 
 
 def _hooked(app: App, main: Callable[[Child], None], child: Child) -> None:
@@ -123,11 +146,12 @@ def _prepare(driver: BlockingDriver, child: Child) -> None:
     driver.watch(child.supervisor_pipe, orphaned)
 
 
-def _run_pool(app: App, options: WorkerOptions, name: str, child: Child) -> None:
+def _run_pool(app: App, options: WorkerOptions, name: str, ledger: Ledger, child: Child) -> None:
+    guard = Guard(ledger, child.slots, options.max_crashes)
     if options.pool == "async":
         backend_options = {"use_uvloop": True} if options.backend == "uvloop" else {}
         backend = "trio" if options.backend == "trio" else "asyncio"
-        anyio.run(_run_async, app, options, name, child, backend=backend, backend_options=backend_options)
+        anyio.run(_run_async, app, options, name, guard, child, backend=backend, backend_options=backend_options)
         return
     slots = options.slots if options.pool == "thread" else 1
     runner = Runner(app, f"{name}:{os.getpid()}")
@@ -135,7 +159,7 @@ def _run_pool(app: App, options: WorkerOptions, name: str, child: Child) -> None
     core = _core(app, runner.functions, child, name, core_options)
     with BlockingDriver(core, app.settings.tls, child.ready, quiet=child.index > 0) as driver:
         _prepare(driver, child)
-        run = partial(_run_job, runner, driver)
+        run = partial(_run_job, runner, driver, guard, options.pool != "thread")
         if options.pool == "thread":
             ThreadPool(driver, run, slots, options.max_tasks_per_child, runner.close_loop).serve()
         else:
@@ -144,8 +168,9 @@ def _run_pool(app: App, options: WorkerOptions, name: str, child: Child) -> None
     app.close()
 
 
-def _run_job(runner: Runner, driver: BlockingDriver, job: Job) -> Ending | None:
-    result = runner.run(job, _Reporter(driver, job))
+def _run_job(runner: Runner, driver: BlockingDriver, guard: Guard, in_main_thread: bool, job: Job) -> Ending | None:
+    with guard.running(job) as slot:
+        result = runner.run(job, _Reporter(driver, job, guard, slot, in_main_thread))
     if isinstance(result, PutOff):
         return None if driver.put_off(job, result.delay) else Ending(End.FAIL)
     return result
@@ -154,11 +179,21 @@ def _run_job(runner: Runner, driver: BlockingDriver, job: Job) -> Ending | None:
 class _Reporter(Reporter):
     """Reports of a running job through its driver."""
 
-    __slots__ = ("_driver", "_job")
+    __slots__ = ("_driver", "_guard", "_job", "_slot", "in_main_thread", "verdict")
 
-    def __init__(self, driver: BlockingDriver | AsyncDriver, job: Job) -> None:
+    def __init__(
+        self, driver: BlockingDriver | AsyncDriver, job: Job, guard: Guard, slot: int, in_main_thread: bool
+    ) -> None:
         self._driver = driver
         self._job = job
+        self._guard = guard
+        self._slot = slot
+        self.in_main_thread = in_main_thread
+        self.verdict = guard.verdict(job)
+
+    def kill_after(self, seconds: float) -> None:
+        """The supervisor does it."""
+        self._guard.kill_after(self._slot, seconds)
 
     def _send(self, name: str, *args: Any) -> bool:
         job = self._job
@@ -182,13 +217,14 @@ class _Reporter(Reporter):
         return self._send("send_warning", data)
 
 
-async def _run_async(app: App, options: WorkerOptions, name: str, child: Child) -> None:
+async def _run_async(app: App, options: WorkerOptions, name: str, guard: Guard, child: Child) -> None:
     runner = Runner(app, f"{name}:{os.getpid()}", in_loop=True)
     core_options = CoreOptions(options.slots, options.prefetch, client_id=_client_id(name, child))
     core = _core(app, runner.functions, child, name, core_options)
 
     async def run(job: Job) -> Ending | None:
-        result = await runner.arun(job, _LoopReporter(driver, job))
+        with guard.running(job) as slot:
+            result = await runner.arun(job, _LoopReporter(driver, job, guard, slot, in_main_thread=False))
         if isinstance(result, PutOff):
             return None if driver.put_off(job, result.delay) else Ending(End.FAIL)
         return result

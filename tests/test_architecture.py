@@ -53,6 +53,7 @@ FLOORS: dict[str, int] = {
     "gtask.signature": 5,
     "gtask.task": 5,
     "gtask.beat": 6,
+    "gtask.guard": 6,
     "gtask.housekeeper": 6,
     "gtask.runner": 6,
     "gtask.workers": 6,

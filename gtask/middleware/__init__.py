@@ -9,6 +9,7 @@ from gtask.middleware.canvas import Canvas
 from gtask.middleware.logging import Logging
 from gtask.middleware.results import Results
 from gtask.middleware.retries import Retries
+from gtask.middleware.time_limit import TimeLimit
 from gtask.middleware.tracing import Tracing
 from gtask.types import Server
 
@@ -16,11 +17,11 @@ from gtask.types import Server
 def default_middleware(servers: Callable[[], Sequence[Server]] = tuple) -> list[Middleware]:
     """gtask's own middleware, outermost first; `servers` says which job servers the App uses now.
 
-    Read from the inside it is the promise of the design, section 6: `Retries` makes an outcome of what was raised,
-    `Results` keeps the final outcome, `Canvas` goes on from it. Log lines are written inside the span, so that they
-    can carry its id.
+    Read from the inside it is the promise of the design, section 6: `TimeLimit` cuts, `Retries` makes an outcome of
+    what was raised, `Results` keeps the final outcome, `Canvas` goes on from it. Log lines are written inside the span,
+    so that they can carry its id.
     """
-    return [Tracing(servers), Logging(), Canvas(), Results(), Retries()]
+    return [Tracing(servers), Logging(), Canvas(), Results(), Retries(), TimeLimit()]
 
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Results",
     "Retries",
     "Stack",
+    "TimeLimit",
     "Tracing",
     "default_middleware",
 ]

@@ -14,7 +14,7 @@ from random import random
 import anyio
 
 from gtask.context import TaskContext
-from gtask.errors import TaskExpired, TaskRevoked
+from gtask.errors import TaskExpired, TaskRevoked, TimeLimitExceeded, WorkerLost
 from gtask.failures import error_info
 from gtask.middleware.base import Middleware, Next
 from gtask.retry import Retry, RetryPolicy
@@ -30,6 +30,9 @@ class Retries(Middleware):
             return await call_next(context)
         except (TaskRevoked, TaskExpired) as error:
             return Outcome(context.id, State.REVOKED, error=error_info(error))
+        except (WorkerLost, TimeLimitExceeded) as error:
+            # What kills its process, or has to be killed, is never tried again by itself.
+            return Outcome(context.id, State.FAILURE, error=error_info(error))
         except Exception as error:
             return self._decide(context, error)
         except (SystemExit, KeyboardInterrupt, asyncio.CancelledError) as error:

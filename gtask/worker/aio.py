@@ -6,6 +6,7 @@ take the next job themselves; a new one is started only when there is a job and 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import deque
@@ -22,6 +23,7 @@ from gtask.worker.blocking import CONNECT_TIMEOUT
 from gtask.worker.core import WorkerCore
 from gtask.worker.job import Ending, Job
 from gtask.worker.link import Link
+from gtask.worker.probe import aprobe
 
 log = logging.getLogger("gtask.worker")
 
@@ -60,9 +62,13 @@ class AsyncDriver:
             while not (self.core.stopping and self.core.idle):
                 now = time.monotonic()
                 for link in self.core.condemned(now):
+                    self._take_waiting(link)
+                for link in self.core.condemned(now):
                     log.warning("%s does not answer; its connection is closed.", link.server)
                     # Its reader wakes up and lets go of it; a descriptor is not freed while somebody waits for it.
                     self._connections[link].shutdown()
+                for link in self.core.suspects(now):
+                    group.start_soon(self._probe, link)
                 for link in self.core.connects(now):
                     group.start_soon(self._serve_link, link)
                 self._advance(group)
@@ -189,6 +195,19 @@ class AsyncDriver:
             if not self.core.received(link, data, time.monotonic()):
                 return
             self._advance()
+
+    def _take_waiting(self, link: Link) -> None:
+        """Takes what has come and was not read yet; how the connection is otherwise, its reader finds out."""
+        with contextlib.suppress(NetworkError):
+            data = self._connections[link].recv_some()
+            if data:
+                self.core.received(link, data, time.monotonic())
+
+    async def _probe(self, link: Link) -> None:
+        since = link.pulse.heard
+        answered = await aprobe(link.server, CONNECT_TIMEOUT, self._tls)
+        self.core.probed(link, since, answered, time.monotonic())
+        self._wake()
 
     async def _write_all(self, link: Link, connection: Connection) -> None:
         while True:

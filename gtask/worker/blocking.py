@@ -27,6 +27,7 @@ from gtask.transport.tls import TLS
 from gtask.worker.core import WorkerCore
 from gtask.worker.job import Ending, Job
 from gtask.worker.link import Link
+from gtask.worker.probe import probe
 
 log = logging.getLogger("gtask.worker")
 
@@ -71,6 +72,7 @@ class BlockingDriver:
         self._connections: dict[Link, Connection] = {}
         self._unsent: dict[Link, bytes] = {}
         self._connected: deque[tuple[Link, Connection | NetworkError]] = deque()
+        self._probed: deque[tuple[Link, float, bool]] = deque()
         self._said_unreachable: set[Link] = set()
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
@@ -191,8 +193,12 @@ class BlockingDriver:
     def _work(self, now: float) -> None:
         self._take_connected()
         for link in self.core.condemned(now):
+            self._read(link)
+        for link in self.core.condemned(now):
             log.warning("%s does not answer; its connection is closed.", link.server)
             self._drop(link, now)
+        for link in self.core.suspects(now):
+            threading.Thread(target=self._probe, args=(link, link.pulse.heard), name="probe", daemon=True).start()
         for link in self.core.connects(now):
             thread = threading.Thread(target=self._connect, args=(link,), name=f"connect {link.server}", daemon=True)
             thread.start()
@@ -280,7 +286,14 @@ class BlockingDriver:
         else:
             self.wake()
 
+    def _probe(self, link: Link, since: float) -> None:
+        self._probed.append((link, since, probe(link.server, CONNECT_TIMEOUT, self._tls)))
+        if not self._closed:
+            self.wake()
+
     def _take_connected(self) -> None:
+        while self._probed:
+            self.core.probed(*self._probed.popleft(), time.monotonic())
         while self._connected:
             link, result = self._connected.popleft()
             now = time.monotonic()

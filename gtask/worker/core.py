@@ -28,11 +28,12 @@ from gtask.worker.endings import Endings
 from gtask.worker.job import Ending, Job
 from gtask.worker.link import MAX_WINDOW, Lane, Link
 from gtask.worker.load import Load
+from gtask.worker.pulse import HEARTBEAT
 
 log = logging.getLogger("gtask.worker")
 
-HEARTBEAT: Final = 30.0
-"""Seconds of silence after which a connection is asked for a sign of life; as long again without one, and it ends."""
+MAX_IDLE: Final = 30.0
+"""Seconds after which the driver looks up at the latest."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class CoreOptions:
     `slots` is how many run at once; `prefetch` how many more are held back, None to let the measured run time
     decide (design, section 7). `poll_interval` is the time in seconds after which a sleeping worker grabs unasked.
     `pack` makes one workload of several carried items. `max_put_off` bounds the foreground retries that wait here.
+    `heartbeat` is how many seconds a job server may be silent before it is asked for a sign of life.
     """
 
     slots: int = 1
@@ -52,6 +54,7 @@ class CoreOptions:
     exceptions: bool = False
     pack: Callable[[Sequence[bytes]], bytes] = b"".join
     max_put_off: int = 1000
+    heartbeat: float = HEARTBEAT
 
 
 class WorkerCore:
@@ -71,7 +74,7 @@ class WorkerCore:
         lanes: Sequence[Lane] = (),
     ) -> None:
         lanes = lanes or (Lane(tuple(functions)),)
-        self.links = [Link(server, random, lane) for server in servers for lane in lanes]
+        self.links = [Link(server, random, lane, options.heartbeat) for server in servers for lane in lanes]
         self.functions = list(functions)
         self.options = options
         self.backlog: deque[Job] = deque()
@@ -145,9 +148,8 @@ class WorkerCore:
         protocol = link.protocol
         if protocol is None:
             return False
-        link.heard = now
+        link.pulse.beat(now)
         link.failures = 0
-        link.echo_due = False
         self._handle(link, protocol.receive_data(data), now)
         return protocol.error is None
 
@@ -229,28 +231,44 @@ class WorkerCore:
                 self.endings.flush(link)
                 self._keep_alive(link, now)
         if not self.stopping:
-            self._grab()
+            self._grab(now)
 
     def _keep_alive(self, link: Link, now: float) -> None:
         protocol = link.protocol
         assert protocol is not None
-        if now - link.heard >= HEARTBEAT and not link.echo_due:
+        if link.pulse.asks(now):
             protocol.echo(b"gtask")
-            link.echo_due = True
         if protocol.asleep and now >= link.poll_at and not self.stopping and self._wanted(0) > 0:
             link.window = 1
             protocol.grab()
 
+    def suspects(self, now: float) -> list[Link]:
+        """The silent links whose job server the driver is to ask over a second connection; it says `probed` then."""
+        return [link for link in self.links if link.protocol is not None and link.pulse.suspects(now)]
+
+    def probed(self, link: Link, since: float, answered: bool, now: float) -> None:
+        """What came of the question over a second connection, asked when the pulse's `heard` was `since`."""
+        if link.protocol is not None:
+            link.pulse.probed(since, answered, now)
+
     def condemned(self, now: float) -> list[Link]:
-        """The links whose connection the driver is to close: the job server is silent, or refuses for too long."""
+        """The links whose connection the driver is to close: they are dead, or their job server refuses for too long.
+
+        Before that it takes what has come meanwhile: this process may have been stopped, or kept by C code, for as long.
+        """
         return [
             link
             for link in self.links
-            if link.protocol is not None and (now - link.heard >= 2 * HEARTBEAT or link in self.endings.give_up)
+            if link.protocol is not None and (link.pulse.dead(now) or link in self.endings.give_up)
         ]
 
-    def _grab(self) -> None:
-        outstanding = sum(link.protocol.outstanding for link in self.links if link.protocol is not None)
+    def _grab(self, now: float) -> None:
+        # What was asked of a silent job server is not waited for: the others may have work.
+        outstanding = sum(
+            link.protocol.outstanding
+            for link in self.links
+            if link.protocol is not None and not link.pulse.silent(now)
+        )
         wanted = self._wanted(outstanding)
         count = len(self.links)
         for index in range(count):
@@ -258,7 +276,7 @@ class WorkerCore:
                 return
             link = self.links[(self._first + index) % count]
             protocol = link.protocol
-            if protocol is None or protocol.closed or protocol.asleep:
+            if protocol is None or protocol.closed or protocol.asleep or link.pulse.silent(now):
                 continue
             if link.turn_over:
                 if protocol.outstanding:
@@ -275,7 +293,7 @@ class WorkerCore:
 
     def deadline(self, now: float) -> float:
         """When something is due though no byte comes, on the driver's clock."""
-        due = now + HEARTBEAT
+        due = now + MAX_IDLE
         if self._put_off:
             due = min(due, self._put_off[0][0])
         due = min(due, self.endings.retry_at)
@@ -284,7 +302,7 @@ class WorkerCore:
                 if not link.connecting:
                     due = min(due, link.connect_at)
                 continue
-            due = min(due, link.heard + HEARTBEAT * (2 if link.echo_due else 1))
+            due = min(due, link.pulse.deadline())
             if link.protocol.asleep and not self.stopping:
                 due = min(due, max(link.poll_at, now + 0.001))
         return due

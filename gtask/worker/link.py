@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from gtask.protocol import WorkerProtocol
 from gtask.types import Server
 from gtask.worker.job import Ending, Job
+from gtask.worker.pulse import Pulse
 
 TURN: Final = 16
 """Jobs of one function in a row before the others are looked at, where there are others with work waiting."""
@@ -17,8 +18,9 @@ MAX_WINDOW: Final = 64
 """Grabs under way at once over one connection."""
 
 FIRST_BACKOFF: Final = 0.1
-MAX_BACKOFF: Final = 15.0
-"""Seconds between two attempts to connect; each wait is drawn from the upper half of its span."""
+MAX_BACKOFF: Final = 3.0
+"""Seconds between two attempts to connect; each wait is drawn from the upper half of its span. However long a job server
+was away, its workers are there within seconds of its return."""
 
 
 class Lane(NamedTuple):
@@ -34,15 +36,14 @@ class Lane(NamedTuple):
 class Link:
     """What a worker knows of one job server; a new conversation is held over each new connection."""
 
-    def __init__(self, server: Server, random: Callable[[], float], lane: Lane) -> None:
+    def __init__(self, server: Server, random: Callable[[], float], lane: Lane, heartbeat: float) -> None:
         self.server = server
         self.lane = lane
         self.protocol: WorkerProtocol | None = None
         self.connecting = False
         self.connect_at = 0.0
         self.failures = 0
-        self.heard = 0.0
-        self.echo_due = False
+        self.pulse = Pulse(heartbeat)
         self.poll_at = 0.0
         self.window = 1
         self.batches: dict[str, deque[tuple[Job, Ending]]] = {}
@@ -58,8 +59,7 @@ class Link:
         """Starts a conversation over a fresh connection: offers every function anew."""
         self.protocol = protocol
         self.connecting = False
-        self.heard = now
-        self.echo_due = False
+        self.pulse.beat(now)
         self.window = 1
         self.batches.clear()
         self.batches_under_way.clear()

@@ -21,16 +21,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
+from gtask.worker.ledger import Ledger
+
 log = logging.getLogger("gtask.worker")
 
 QUICK_DEATH: Final = 1.0
-"""Seconds below which a process's life counts as a failed start."""
+"""Seconds below which the life of a process that never served counts as a failed start."""
 
 MAX_PAUSE: Final = 30.0
 """Seconds before a process that dies at once is started again, at most."""
 
 TWICE: Final = 1.0
 """Seconds after which a second SIGTERM is a second order."""
+
+LOOK: Final = 0.25
+"""Seconds between two looks for jobs that are beyond their time limit."""
 
 LAST_GRACE: Final = 10.0
 """Seconds the housekeeping processes get to finish after the others are gone."""
@@ -44,14 +49,18 @@ class Role:
     count: int
     main: Callable[[Child], None]
     last: bool = False
+    slots: int = 0
+    """Jobs that a process of this role runs at once, each noted in the ledger."""
 
 
 class Child:
     """What a forked process knows of its supervisor."""
 
-    def __init__(self, role: str, index: int, supervisor_pipe: int, ready_pipe: int) -> None:
+    def __init__(self, role: str, index: int, slots: range, supervisor_pipe: int, ready_pipe: int) -> None:
         self.role = role
         self.index = index
+        self.slots = slots
+        """The places of the ledger that are this process's own."""
         self.supervisor_pipe = supervisor_pipe
         """Becomes readable when the supervisor is gone, however it went."""
         self._ready_pipe = ready_pipe
@@ -65,11 +74,13 @@ class Child:
 
 
 class _Process:
-    __slots__ = ("index", "ready", "replaces", "role", "started", "stopping")
+    __slots__ = ("index", "overdue", "ready", "replaces", "role", "slots", "started", "stopping")
 
-    def __init__(self, role: Role, index: int, replaces: int = 0) -> None:
+    def __init__(self, role: Role, index: int, slots: range, replaces: int = 0) -> None:
         self.role = role
         self.index = index
+        self.slots = slots
+        self.overdue = ""
         self.started = time.monotonic()
         self.ready = False
         self.stopping = False
@@ -80,10 +91,24 @@ class Supervisor:
     """Runs the processes of `roles` until it is told to stop.
 
     `grace` is the time in seconds for what runs to finish after SIGTERM; `on_ready` is called when every process
-    serves for the first time.
+    serves for the first time. With a `ledger` (of `ledger_size(roles)` slots) it blames jobs for the death of their
+    process, and kills the processes of those that run beyond their time limit.
     """
 
-    def __init__(self, roles: Sequence[Role], grace: float = 60.0, on_ready: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        roles: Sequence[Role],
+        grace: float = 60.0,
+        on_ready: Callable[[], None] | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._free_slots: dict[Role, list[range]] = {}
+        start = 0
+        for role in roles:
+            ranges = [range(start + n * role.slots, start + (n + 1) * role.slots) for n in range(2 * role.count)]
+            self._free_slots[role] = ranges
+            start += 2 * role.count * role.slots
         self._roles = [role for role in roles if role.count > 0]
         self._grace = grace
         self._on_ready = on_ready
@@ -117,6 +142,7 @@ class Supervisor:
                 _drain(wake_reader)
                 self._read_ready()
                 self._reap()
+                self._enforce()
                 self._obey()
                 self._start_due()
                 self._advance()
@@ -133,12 +159,14 @@ class Supervisor:
     def _fork(self, role: Role, index: int, replaces: int = 0) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        # Twice as many as there are processes, since a new one may start before the one it replaces has ended.
+        slots = self._free_slots[role].pop() if self._free_slots[role] else range(0)
         pid = os.fork()
         if pid == 0:
-            self._be_child(role, index)
-        self._processes[pid] = _Process(role, index, replaces)
+            self._be_child(role, index, slots)
+        self._processes[pid] = _Process(role, index, slots, replaces)
 
-    def _be_child(self, role: Role, index: int) -> NoReturn:
+    def _be_child(self, role: Role, index: int, slots: range) -> NoReturn:
         code = 1
         try:
             # What the parent registered to be done at its exit is not this process's to do; what this one registers is.
@@ -151,7 +179,7 @@ class Supervisor:
                 signal.signal(number, signal.SIG_DFL)
             for descriptor in self._own:
                 os.close(descriptor)
-            role.main(Child(role.name, index, self._alive_reader, self._ready_writer))
+            role.main(Child(role.name, index, slots, self._alive_reader, self._ready_writer))
             code = 0
         except KeyboardInterrupt:
             pass
@@ -177,26 +205,59 @@ class Supervisor:
     def _buried(self, pid: int, status: int) -> None:
         process = self._processes.pop(pid)
         code = os.waitstatus_to_exitcode(status)
+        blamed = self._settle(process)
+        self._free_slots[process.role].append(process.slots)
+        if process.overdue and not self._stop_at:
+            self._start_later.append((time.monotonic(), process.role, process.index))
+            return
         if process.stopping or self._stop_at:
             if code < 0 and not self._quit:
                 log.warning("Process %d (%s) was ended by %s.", pid, process.role.name, signal.Signals(-code).name)
             return
         if code < 0:
             log.error(
-                "Process %d (%s) was killed by %s; what it held goes back to the job server, and a new one starts.",
+                "Process %d (%s) was killed by %s%s; what it held goes back to the job server, and a new one starts.",
                 pid,
                 process.role.name,
                 signal.Signals(-code).name,
+                blamed,
             )
         elif code:
-            log.error("Process %d (%s) ended with exit code %d; a new one starts.", pid, process.role.name, code)
+            name = process.role.name
+            log.error("Process %d (%s) ended with exit code %d%s; a new one starts.", pid, name, code, blamed)
         pause = 0.0
-        if time.monotonic() - process.started < QUICK_DEATH and code:
+        if not process.ready and time.monotonic() - process.started < QUICK_DEATH and code:
             self._failures += 1
             pause = min(MAX_PAUSE, 0.5 * 2 ** min(self._failures, 10))
         else:
             self._failures = 0
         self._start_later.append((time.monotonic() + pause, process.role, process.index))
+
+    def _settle(self, process: _Process) -> str:
+        """Blames the jobs that a process was running when it died, unless it was killed for a reason of ours.
+
+        Returns words about them for the log.
+        """
+        if self._ledger is None or not process.slots:
+            return ""
+        running = self._ledger.running(process.slots)
+        self._ledger.clear(process.slots)
+        if process.overdue or self._quit or not running:
+            return ""
+        blamed = [f"{unique} (crash {self._ledger.blame(unique)} of it here)" for unique in running]
+        return f" while it ran {', '.join(blamed)}"
+
+    def _enforce(self) -> None:
+        """Kills the processes whose job has run beyond its hard time limit."""
+        if self._ledger is None:
+            return
+        for slot, unique in self._ledger.overdue(time.monotonic()):
+            for pid, process in self._processes.items():
+                if slot in process.slots and not process.overdue:
+                    process.overdue = unique
+                    self._ledger.blame(unique, timed_out=True)
+                    log.error("Job %s ran longer than its time limit: its process %d is replaced.", unique, pid)
+                    os.kill(pid, signal.SIGKILL)
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -280,9 +341,16 @@ class Supervisor:
     def _pause(self) -> float:
         now = time.monotonic()
         due = min((entry[0] for entry in self._start_later), default=now + 60.0)
+        if self._ledger is not None:
+            due = min(due, now + LOOK)
         if self._stop_at:
             due = min(due, self._stop_at if self._stop_at > now else now + 0.2)
         return max(0.0, due - now) + 0.001
+
+
+def ledger_size(roles: Sequence[Role]) -> int:
+    """How many slots the ledger of a supervisor with these roles has."""
+    return sum(2 * role.count * role.slots for role in roles)
 
 
 def _drain(descriptor: int) -> bytes:

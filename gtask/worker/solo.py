@@ -7,6 +7,7 @@ task is over: heartbeats are answered and progress goes out though the task comp
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -81,6 +82,8 @@ class SoloPool:
             keeper.join(MAX_WAIT)
 
     def _keep(self) -> None:
+        # Signals are for the thread that runs the task: a time limit interrupts what it is waiting in.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGTERM})
         seen = -1
         while not self._done.wait(LOOK_BUSY if self._busy else LOOK_IDLE):
             runs = self._runs

@@ -1,0 +1,49 @@
+"""Watches over the jobs of one process: what runs is in the ledger, and what has killed others is not run again.
+
+Design, section 6: a job whose process died `max_crashes` times on this host is failed with `WorkerLost`, one that was
+killed for its time limit with `TimeLimitExceeded`; neither is run once more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gtask.errors import TaskError, TimeLimitExceeded, WorkerLost
+from gtask.worker.job import Job
+from gtask.worker.ledger import Ledger
+
+
+class Guard:
+    """The part of a ledger that belongs to one process: `slots`, one for each job it runs at once."""
+
+    def __init__(self, ledger: Ledger, slots: range, max_crashes: int) -> None:
+        self._ledger = ledger
+        self._free = deque(slots)
+        self._max_crashes = max_crashes
+
+    def verdict(self, job: Job) -> TaskError | None:
+        """Why a job is not to be run any more; None for nearly every one."""
+        if self._ledger.timed_out(job.unique):
+            return TimeLimitExceeded()
+        crashes = self._ledger.crashes(job.unique)
+        if crashes < self._max_crashes:
+            return None
+        return WorkerLost(f"The task's process died {crashes} times while it ran, so it is not run again.")
+
+    @contextmanager
+    def running(self, job: Job) -> Iterator[int]:
+        """Notes in the ledger that a job runs; gives the slot it runs in."""
+        slot = self._free.popleft()
+        self._ledger.begin(slot, job.unique)
+        try:
+            yield slot
+        finally:
+            self._ledger.end(slot)
+            self._free.append(slot)
+
+    def kill_after(self, slot: int, seconds: float) -> None:
+        """Has the supervisor kill this process when the job in a slot runs longer than so many seconds from now."""
+        self._ledger.set_deadline(slot, time.monotonic() + seconds)

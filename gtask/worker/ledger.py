@@ -1,0 +1,122 @@
+"""What runs where, in memory that a supervisor shares with its processes: who is to blame when one dies.
+
+A job that kills its process is given to another one by the job server, again and again. Nobody but the supervisor sees
+such a death, and a dead process cannot say what it was running; so each notes here what it begins and ends. Only what
+was running is blamed: jobs that a process merely held back are not (design, section 6).
+
+One writer for each part, so there is no lock: a process writes its own slots, the supervisor writes the blame. A slot
+is written so that a reader who comes in between sees a job that has ended or one that has begun, never a mixture.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from typing import Final, NamedTuple
+
+MAX_ID: Final = 64
+"""Bytes of a unique that are kept; longer ones do not exist (protocol reference, section 3)."""
+
+BLAMED: Final = 1024
+"""Jobs whose crashes are remembered at once; the oldest is forgotten for a new one."""
+
+_HEAD: Final = struct.Struct("=II")
+_SLOT: Final = struct.Struct("=dB64s")
+_DEADLINE: Final = struct.Struct("=d")
+_BLAME: Final = struct.Struct("=HB64s")
+
+
+class Overdue(NamedTuple):
+    """A slot whose job has run beyond its hard time limit."""
+
+    slot: int
+    unique: str
+
+
+class Ledger:
+    """`slots` places for running jobs, and the jobs blamed for the death of a process; made before the forks."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._blame_at = _HEAD.size + slots * _SLOT.size
+        self._memory = mmap.mmap(-1, self._blame_at + BLAMED * _BLAME.size)
+
+    def __repr__(self) -> str:
+        return f"<Ledger {self._slots} slots, {self._count} blamed>"
+
+    # --- a process's own slots -------------------------------------------------------------------------------
+
+    def begin(self, slot: int, unique: str, deadline: float = 0.0) -> None:
+        """Notes that a job begins; `deadline` is the `time.monotonic()` at which it is to be killed, 0 for never."""
+        _SLOT.pack_into(self._memory, _HEAD.size + slot * _SLOT.size, deadline, 1, unique.encode()[:MAX_ID])
+
+    def set_deadline(self, slot: int, deadline: float) -> None:
+        """Sets the time at which the job in a slot is to be killed."""
+        _DEADLINE.pack_into(self._memory, _HEAD.size + slot * _SLOT.size, deadline)
+
+    def end(self, slot: int) -> None:
+        """Notes that the job in a slot has ended."""
+        position = _HEAD.size + slot * _SLOT.size
+        self._memory[position + _DEADLINE.size] = 0
+        _DEADLINE.pack_into(self._memory, position, 0.0)
+
+    # --- the supervisor --------------------------------------------------------------------------------------
+
+    def running(self, slots: range) -> list[str]:
+        """The uniques of the jobs that run in these slots."""
+        found = (self._read(slot) for slot in slots)
+        return [unique for _, runs, unique in found if runs]
+
+    def overdue(self, now: float) -> list[Overdue]:
+        """The jobs that have run beyond their deadline."""
+        found = []
+        for slot in range(self._slots):
+            deadline, runs, unique = self._read(slot)
+            if runs and 0.0 < deadline <= now:
+                found.append(Overdue(slot, unique))
+        return found
+
+    def clear(self, slots: range) -> None:
+        """Empties the slots of a process that is gone."""
+        for slot in slots:
+            self.end(slot)
+
+    def blame(self, unique: str, timed_out: bool = False) -> int:
+        """Counts one crash for a job, or notes that it was killed for its time; returns its crashes."""
+        raw = unique.encode()[:MAX_ID]
+        index, count, late = self._find(raw)
+        if index is None:
+            number, after = _HEAD.unpack_from(self._memory)
+            index = after % BLAMED
+            _HEAD.pack_into(self._memory, 0, min(BLAMED, number + 1), after + 1)
+        count += not timed_out
+        flag = 1 if late or timed_out else 0
+        _BLAME.pack_into(self._memory, self._blame_at + index * _BLAME.size, min(count, 65535), flag, raw)
+        return count
+
+    # --- everybody -------------------------------------------------------------------------------------------
+
+    def crashes(self, unique: str) -> int:
+        """How often a process died while it ran this job."""
+        return self._find(unique.encode()[:MAX_ID])[1] if self._count else 0
+
+    def timed_out(self, unique: str) -> bool:
+        """Whether a process was killed because this job ran beyond its limit."""
+        return self._find(unique.encode()[:MAX_ID])[2] if self._count else False
+
+    @property
+    def _count(self) -> int:
+        count: int = _HEAD.unpack_from(self._memory)[0]
+        return count
+
+    def _read(self, slot: int) -> tuple[float, bool, str]:
+        deadline, runs, raw = _SLOT.unpack_from(self._memory, _HEAD.size + slot * _SLOT.size)
+        return deadline, bool(runs), raw.rstrip(b"\0").decode(errors="replace")
+
+    def _find(self, raw: bytes) -> tuple[int | None, int, bool]:
+        padded = raw.ljust(MAX_ID, b"\0")
+        for index in range(self._count):
+            count, late, found = _BLAME.unpack_from(self._memory, self._blame_at + index * _BLAME.size)
+            if found == padded:
+                return index, count, bool(late)
+        return None, 0, False
