@@ -11,6 +11,7 @@ from gtask.errors import ConfigurationError
 from gtask.options import check_name, refuse_unknown
 from gtask.results.base import DEFAULT_TTL
 from gtask.transport.tls import TLS
+from gtask.worker.pulse import HEARTBEAT
 
 
 class SettingsDict(TypedDict, total=False):
@@ -20,6 +21,7 @@ class SettingsDict(TypedDict, total=False):
     result_expires: float
     request_timeout: float
     connect_timeout: float
+    heartbeat: float
     max_message: int
     ignore_result: bool
     tls: TLS | None
@@ -30,15 +32,17 @@ class Settings:
     """The settings of an App.
 
     `namespace` stands before the name of every task. `result_expires` is how long results are kept, `request_timeout`
-    how long a job server may take to answer a request, `connect_timeout` how long to connect, all in seconds;
-    `max_message` is how large a message or a result may be, in bytes: less than a job server takes in one packet,
-    which is 64 MiB where it is not told otherwise. `ignore_result` is every task's default of that option.
+    how long a job server may take to answer a request, `connect_timeout` how long to connect, `heartbeat` the silence
+    after which a worker asks its job server for a sign of life (a dead link is found after two of them), all in
+    seconds; `max_message` is how large a message or a result may be, in bytes: less than a job server takes in one
+    packet, which is 64 MiB where it is not told otherwise. `ignore_result` is every task's default of that option.
     """
 
     namespace: str = ""
     result_expires: float = DEFAULT_TTL
     request_timeout: float = 10.0
     connect_timeout: float = 5.0
+    heartbeat: float = HEARTBEAT
     max_message: int = 63 * 1024 * 1024
     ignore_result: bool = False
     tls: TLS | None = None
@@ -56,7 +60,7 @@ class Settings:
         settings = cls(**found)
         if settings.namespace:
             check_name(settings.namespace, "namespace")
-        for name in ("result_expires", "request_timeout", "connect_timeout", "max_message"):
+        for name in ("result_expires", "request_timeout", "connect_timeout", "heartbeat", "max_message"):
             value = getattr(settings, name)
             if not (isinstance(value, int | float) and value > 0):
                 raise ConfigurationError(f"App {app!r}: {name} is a number above zero, not {value!r}.")

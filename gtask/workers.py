@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -131,6 +131,7 @@ def _client_id(name: str, child: Child) -> str:
 
 
 def _core(app: App, functions: list[str], child: Child, name: str, options: CoreOptions) -> WorkerCore:
+    options = replace(options, heartbeat=app.settings.heartbeat)
     return WorkerCore(app.servers, functions, options, random, fresh_unique)
 
 
@@ -277,7 +278,7 @@ def _run_housekeeper(app: App, name: str, child: Child) -> None:
 
 
 def _run_results(app: App, path: str, child: Child) -> None:
-    service = ResultsService(app.servers, path, tls=app.settings.tls)
+    service = ResultsService(app.servers, path, tls=app.settings.tls, heartbeat=app.settings.heartbeat)
     signal.signal(signal.SIGTERM, lambda number, frame: service.stop())
 
     def watch() -> None:

@@ -45,6 +45,7 @@ from gtask.worker.blocking import BlockingDriver, fresh_unique
 from gtask.worker.core import CoreOptions, WorkerCore
 from gtask.worker.job import Ending, Job
 from gtask.worker.link import Lane
+from gtask.worker.pulse import HEARTBEAT
 
 log = logging.getLogger("gtask.results")
 
@@ -74,7 +75,8 @@ MAX_TICK: Final = 30.0
 class ResultsService:
     """Serves results from the file `path` to everybody on `servers`.
 
-    `servers` are addresses as everywhere (`parse_servers`), `tls` is for those that are ``gearmans://``. `max_waits`
+    `servers` are addresses as everywhere (`parse_servers`), `tls` is for those that are ``gearmans://``. `heartbeat` is
+    how many seconds a job server may be silent before it is asked for a sign of life. `max_waits`
     bounds the questions held at once; beyond it the oldest is answered with nothing, and its caller asks again. Only
     one service should run for a job server: outcomes go to any of them, questions as well.
     """
@@ -86,11 +88,13 @@ class ResultsService:
         *,
         tls: TLS | None = None,
         max_waits: int = MAX_WAITS,
+        heartbeat: float = HEARTBEAT,
     ) -> None:
         self.servers = parse_servers(servers)
         self.store = SqliteStore(path, BUSY)
         self._tls = tls
         self._max_waits = max_waits
+        self._heartbeat = heartbeat
         self._driver: BlockingDriver | None = None
         self._stopped = False
 
@@ -107,7 +111,7 @@ class ResultsService:
         lanes = (Lane((PUT,), MAX_PUTS), Lane((WAIT,), self._max_waits + SPARE))
         slots = len(self.servers) * sum(lane.most or 0 for lane in lanes)
         name = f"gtask-results-{socket.gethostname()}-{os.getpid()}"
-        options = CoreOptions(slots=slots, prefetch=0, client_id=name)
+        options = CoreOptions(slots=slots, prefetch=0, client_id=name, heartbeat=self._heartbeat)
         core = WorkerCore(self.servers, (PUT, WAIT), options, random.random, fresh_unique, lanes)
         with BlockingDriver(core, self._tls) as driver:
             self._driver = driver

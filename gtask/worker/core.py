@@ -254,7 +254,7 @@ class WorkerCore:
     def condemned(self, now: float) -> list[Link]:
         """The links whose connection the driver is to close: they are dead, or their job server refuses for too long.
 
-        Before that it takes what has come meanwhile: this process may have been stopped, or kept by C code, for as long.
+        Before that it takes what has come meanwhile: this process may have stood still, in C code or stopped.
         """
         return [
             link
@@ -265,9 +265,7 @@ class WorkerCore:
     def _grab(self, now: float) -> None:
         # What was asked of a silent job server is not waited for: the others may have work.
         outstanding = sum(
-            link.protocol.outstanding
-            for link in self.links
-            if link.protocol is not None and not link.pulse.silent(now)
+            link.protocol.outstanding for link in self.links if link.protocol is not None and not link.pulse.silent(now)
         )
         wanted = self._wanted(outstanding)
         count = len(self.links)

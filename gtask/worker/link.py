@@ -19,8 +19,8 @@ MAX_WINDOW: Final = 64
 
 FIRST_BACKOFF: Final = 0.1
 MAX_BACKOFF: Final = 3.0
-"""Seconds between two attempts to connect; each wait is drawn from the upper half of its span. However long a job server
-was away, its workers are there within seconds of its return."""
+"""Seconds between two attempts to connect; each wait is drawn from the upper half of its span. However long a job
+server was away, its workers are there within seconds of its return."""
 
 
 class Lane(NamedTuple):

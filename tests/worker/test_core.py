@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from gtask.protocol import encode_response
 from gtask.protocol.packets import PacketType
 from gtask.types import Priority, Submission
-from gtask.worker.core import HEARTBEAT, CoreOptions
+from gtask.worker.core import CoreOptions
 from gtask.worker.endings import PATIENCE
 from gtask.worker.job import Carried, End, Ending
-from gtask.worker.link import TURN
+from gtask.worker.link import TURN, Link
+from gtask.worker.pulse import HEARTBEAT
+from gtask.worker.pulse import PATIENCE as PULSE_PATIENCE
 from tests.worker.bench import Bench
 
 
@@ -178,18 +181,85 @@ def test_reconnecting_waits_longer_after_each_failure_up_to_a_bound() -> None:
     assert waits[-1] <= 15.0
 
 
-def test_a_silent_server_is_asked_and_then_given_up() -> None:
-    bench = Bench()
-    bench.connect()
+def _silence(bench: Bench) -> Link:
+    """Lets an ECHO go unanswered until it is time to ask over a second connection."""
     link = bench.core.links[0]
     bench.now += HEARTBEAT
     assert bench.core.deadline(bench.now) <= bench.now
     bench.core.pump(bench.now)
     assert link.protocol is not None
     assert b"gtask" in link.protocol.data_to_send()
+    assert bench.core.suspects(bench.now) == []
+    bench.now += HEARTBEAT
+    assert bench.core.deadline(bench.now) <= bench.now
+    assert bench.core.suspects(bench.now) == [link]
+    assert bench.core.suspects(bench.now) == []
+    assert bench.core.deadline(bench.now) > bench.now
+    return link
+
+
+def test_a_link_is_given_up_when_only_a_second_connection_is_answered() -> None:
+    bench = Bench()
+    bench.connect()
+    link = _silence(bench)
+    assert bench.core.condemned(bench.now) == []
+    bench.core.probed(link, link.pulse.heard, True, bench.now)
+    assert bench.core.condemned(bench.now) == [link]
+    assert bench.core.deadline(bench.now) <= bench.now
+
+
+def test_a_job_server_that_is_busy_keeps_its_link_and_is_asked_again() -> None:
+    bench = Bench()
+    bench.connect()
+    link = _silence(bench)
+    bench.core.probed(link, link.pulse.heard, False, bench.now)
     assert bench.core.condemned(bench.now) == []
     bench.now += HEARTBEAT
+    assert bench.core.suspects(bench.now) == [link]
+    bench.now += PULSE_PATIENCE
     assert bench.core.condemned(bench.now) == [link]
+
+
+def test_an_answer_that_comes_after_all_ends_the_suspicion() -> None:
+    bench = Bench()
+    bench.connect()
+    link = _silence(bench)
+    since = link.pulse.heard
+    assert bench.core.received(link, encode_response(PacketType.ECHO_RES, b"gtask"), bench.now)
+    bench.core.probed(link, since, True, bench.now)
+    assert bench.core.condemned(bench.now) == []
+    assert bench.core.deadline(bench.now) > bench.now
+
+
+def test_time_in_which_the_process_stood_still_is_not_the_job_servers() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.now += 10 * PULSE_PATIENCE
+    assert bench.core.suspects(bench.now) == []
+    assert bench.core.condemned(bench.now) == []
+    bench.settle()
+    bench.now += HEARTBEAT / 2
+    assert bench.core.suspects(bench.now) == []
+
+
+def test_what_was_asked_of_a_silent_job_server_keeps_nobody_from_the_others() -> None:
+    bench = Bench(servers=2, options=CoreOptions(slots=1, prefetch=0))
+    bench.connect()
+    silent, other = bench.core.links
+    assert silent.protocol is not None
+    silent.protocol.grab()
+    assert silent.protocol.data_to_send()  # and it never arrives
+    bench.submit("f", "u1", server=1)
+    bench.settle()
+    assert bench.core.take() is None
+    bench.now += HEARTBEAT
+    bench.core.pump(bench.now)
+    assert silent.protocol.data_to_send()
+    bench.settle()
+    bench.now += HEARTBEAT
+    job = bench.take()
+    assert job is not None
+    assert job.link is other
 
 
 def test_a_sleeping_worker_looks_by_itself_now_and_then() -> None:
