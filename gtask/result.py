@@ -7,7 +7,8 @@ needed to read the record behind it, so it can be made anew in any process: `app
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from gtask.errors import ResultError, ResultTimeout, StoreRequired
@@ -286,9 +287,10 @@ class GroupResult(Generic[R]):
 
     async def ajoin(self, timeout: float | None = None, propagate: bool = True) -> list[R]:
         """`join` for async code."""
-        async for result in self.aiterate(timeout):
-            if propagate:
-                result._open(result._outcome, timeout, propagate)
+        async with aclosing(self.aiterate(timeout)) as ended:
+            async for result in ended:
+                if propagate:
+                    result._open(result._outcome, timeout, propagate)
         return [result._open(result._outcome, timeout, propagate) for result in self.results]
 
     aget = ajoin
@@ -304,8 +306,8 @@ class GroupResult(Generic[R]):
             found = self._store(waiting).wait(list(waiting), self._next(slices, timeout))
             yield from self._ended(found, waiting)
 
-    async def aiterate(self, timeout: float | None = None) -> AsyncIterator[AsyncResult[R]]:
-        """`iterate` for async code."""
+    async def aiterate(self, timeout: float | None = None) -> AsyncGenerator[AsyncResult[R], None]:
+        """`iterate` for async code; whoever leaves the loop early closes it (`contextlib.aclosing`)."""
         waiting, slices = self._unfinished(), _slices(timeout)
         for result in [result for result in self.results if result.id not in waiting]:
             yield result

@@ -53,7 +53,7 @@ test_a_coroutine_function_stays_one = pytest.mark.anyio(test_a_coroutine_functio
 def test_a_bound_task_gets_a_context_that_reports_to_nobody(app: App) -> None:
     @app.task(bind=True, max_retries=7)
     def who(ctx: TaskContext, number: int) -> tuple[str, int, int | None, bool]:
-        return ctx.task.name, ctx.args[0], ctx.max_retries, ctx.progress(1, 2) or ctx.send(b"x") or ctx.warn("y")
+        return ctx.task.name, ctx.args[0], ctx.max_retries, ctx.progress(1, 2) or ctx.send_data(b"x") or ctx.warn("y")
 
     assert who(3) == ("who", 3, 7, False)
 

@@ -1,0 +1,377 @@
+"""Handles of results, over a store that is filled by hand."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import anyio
+import pytest
+
+from gtask import App, AsyncResult, GroupResult, ResultTimeout, State, StoreRequired, TaskFailed, TaskRevoked
+from gtask.errors import DecodeError, ResultError
+from gtask.failures import error_info
+from gtask.results.records import outcome_to_record
+from gtask.states import ErrorInfo, Outcome
+from gtask.testing.embedded import EmbeddedServer
+from tests.app.helpers import LIMIT
+
+TTL = 60.0
+
+
+class Refused(Exception):
+    """One of the user's own."""
+
+
+@dataclass
+class Order:
+    """A result with a type."""
+
+    amount: Decimal
+
+
+def keep(app: App, *outcomes: Outcome) -> None:
+    assert app.store is not None
+    app.store.put([outcome_to_record(outcome) for outcome in outcomes], TTL)
+
+
+def done(task_id: str, value: Any = None, **more: Any) -> Outcome:
+    return Outcome(task_id, State.SUCCESS, value, **more)
+
+
+def failed(task_id: str, error: BaseException, state: State = State.FAILURE, task: str = "") -> Outcome:
+    try:
+        raise error
+    except BaseException as raised:
+        return Outcome(task_id, state, error=error_info(raised), task=task)
+
+
+# --- get ---------------------------------------------------------------------------------------------------------
+
+
+def test_get_returns_the_value(stored: App) -> None:
+    keep(stored, done("a", {"total": Decimal("1.50")}))
+    result = stored.AsyncResult("a")
+    assert result.get(timeout=LIMIT) == {"total": Decimal("1.50")}
+    assert result.result == {"total": Decimal("1.50")}
+    assert result.ready()
+    assert result.successful()
+    assert not result.failed()
+    assert result.state is result.status is State.SUCCESS
+    assert result.traceback is None
+
+
+def test_a_handle_with_the_tasks_name_types_the_value_again(stored: App) -> None:
+    @stored.task
+    def order() -> Order:
+        return Order(Decimal(1))
+
+    keep(stored, done("a", Order(Decimal("1.50"))))
+    assert stored.AsyncResult("a", "order").get(timeout=LIMIT) == Order(Decimal("1.50"))
+    assert stored.AsyncResult("a").get(timeout=LIMIT) == {"amount": Decimal("1.50")}
+
+
+def test_get_raises_what_the_task_raised(stored: App) -> None:
+    keep(stored, failed("a", KeyError("order 7")), failed("b", Refused("no"), task="f"), failed("c", Refused("no")))
+    stored.task(name="f", throws=(Refused,))(lambda: 1)
+    with pytest.raises(KeyError, match="order 7") as caught:
+        stored.AsyncResult("a").get(timeout=LIMIT)
+    assert "order 7" in str(caught.value.__cause__.traceback)  # type: ignore[union-attr]
+    with pytest.raises(Refused, match="no"):
+        stored.AsyncResult("b").get(timeout=LIMIT)
+    with pytest.raises(TaskFailed, match=r"Refused: no"):
+        stored.AsyncResult("c").get(timeout=LIMIT)
+    result = stored.AsyncResult("a")
+    assert isinstance(result.get(timeout=LIMIT, propagate=False), KeyError)
+    assert result.failed()
+    assert result.ready()
+    assert not result.successful()
+    assert isinstance(result.result, KeyError)
+    assert "in failed" in (result.traceback or "")
+
+
+def test_a_revoked_task_says_so(stored: App) -> None:
+    keep(stored, failed("a", TaskRevoked("by hand"), State.REVOKED), Outcome("b", State.REVOKED))
+    with pytest.raises(TaskRevoked, match="by hand"):
+        stored.AsyncResult("a").get(timeout=LIMIT)
+    assert stored.AsyncResult("a").state is State.REVOKED
+    with pytest.raises(TaskFailed, match="without saying why"):
+        stored.AsyncResult("b").get(timeout=LIMIT)
+
+
+def test_get_waits_and_a_timeout_ends_it(stored: App) -> None:
+    result = stored.AsyncResult("a", "calculate")
+    keep(stored, Outcome("a", State.STARTED))
+    started = time.monotonic()
+    with pytest.raises(ResultTimeout, match=r"The result of calculate a was not there within 0.05 s; .*gtask status"):
+        result.get(timeout=0.05)
+    assert time.monotonic() - started < LIMIT
+    assert not result.wait(timeout=0.01)
+    timer = threading.Timer(0.05, keep, (stored, done("a", 5)))
+    timer.start()
+    assert result.get(timeout=LIMIT) == 5
+    timer.join()
+    assert result.wait(timeout=0)
+
+
+def test_a_timeout_of_nothing_asks_once(stored: App) -> None:
+    result = stored.AsyncResult("a")
+    with pytest.raises(ResultTimeout, match="within 0 s"):
+        result.get(timeout=0)
+    keep(stored, done("a", 5))
+    assert result.get(timeout=0) == 5
+    assert stored.AsyncResult("a").get(timeout=-1) == 5
+
+
+def test_without_a_timeout_it_waits(stored: App) -> None:
+    timer = threading.Timer(0.05, keep, (stored, done("a", 5)))
+    timer.start()
+    assert stored.AsyncResult("a").get() == 5
+    timer.join()
+
+
+@pytest.mark.anyio
+async def test_async_code_waits_too(stored: App) -> None:
+    result = stored.AsyncResult("a")
+    with pytest.raises(ResultTimeout):
+        await result.aget(timeout=0.01)
+    assert not await result.await_(timeout=0)
+    assert not await result.aready()
+    assert not await result.asuccessful()
+    async with anyio.create_task_group() as group:
+        group.start_soon(anyio.to_thread.run_sync, keep, stored, done("a", 5))
+        with anyio.fail_after(LIMIT):
+            assert await result == 5
+    assert await result.aget() == 5
+    assert await result.await_(timeout=0)
+    assert await result.aready()
+    assert await result.asuccessful()
+    assert not await result.afailed()
+    assert await result.astate() is State.SUCCESS
+    keep(stored, failed("b", ValueError("x")))
+    with pytest.raises(ValueError, match="x"):
+        await stored.AsyncResult("b")
+    assert isinstance(await stored.AsyncResult("b").aget(propagate=False), ValueError)
+    assert await stored.AsyncResult("b").afailed()
+    await result.aforget()
+    with pytest.raises(ResultTimeout):
+        await result.aget(timeout=0)
+
+
+# --- looking -----------------------------------------------------------------------------------------------------
+
+
+def test_everything_that_is_stored_can_be_looked_at(stored: App) -> None:
+    outcome = done(
+        "a", 5, task="f", retries=2, started=1.5, finished=2.5, worker="host:1", parent="p", children=("c", "d")
+    )
+    keep(stored, outcome)
+    result = stored.AsyncResult("a")
+    assert result.info == outcome
+    assert result.children == (stored.AsyncResult("c"), stored.AsyncResult("d"))
+    assert repr(result) == "<AsyncResult a>"
+    assert {result, stored.AsyncResult("a")} == {result}
+    assert result != stored.AsyncResult("b")
+
+
+def test_nothing_is_there_before_the_end(stored: App) -> None:
+    result = stored.AsyncResult("a")
+    assert result.info is None
+    assert result.result is None
+    assert result.traceback is None
+    assert result.children == ()
+    assert not result.ready()
+    keep(stored, Outcome("a", State.PROGRESS, value=[1, 2]))
+    assert result.state is State.PROGRESS
+    assert result.info == Outcome("a", State.PROGRESS, value=[1, 2])
+    assert result.result is None
+    keep(stored, failed("a", ValueError("later"), State.RETRY))
+    assert result.state is State.RETRY
+    assert not result.ready()
+    assert "later" in (result.traceback or "")
+
+
+def test_forget_drops_the_record(stored: App) -> None:
+    keep(stored, done("a", 5))
+    result = stored.AsyncResult("a")
+    assert result.get(timeout=0) == 5
+    result.forget()
+    assert not result.ready()
+
+
+def test_a_damaged_record_is_an_error(stored: App) -> None:
+    assert stored.store is not None
+    stored.store.put([outcome_to_record(done("a", 5))._replace(body=b"\x81\xa1x")], TTL)
+    with pytest.raises(DecodeError):
+        stored.AsyncResult("a").get(timeout=LIMIT)
+
+
+def test_the_job_servers_are_asked_for_what_the_store_does_not_know(served: App) -> None:
+    task = served.task(name="task")(lambda: 1)
+    result = task.delay()
+    assert result.state is State.PENDING
+    assert served.AsyncResult(result.id).state is State.PENDING
+    assert served.AsyncResult("0" * 32).state is State.UNKNOWN
+    later = task.apply_async(countdown=600)
+    assert later.state is State.PENDING
+    last = (task.si() | task.si()).delay()
+    assert last.state is State.PENDING
+    assert last.parent is not None
+    assert last.parent.state is State.PENDING
+    assert served.AsyncResult(last.id).state is State.UNKNOWN
+
+
+@pytest.mark.anyio
+async def test_async_code_asks_the_job_servers_too(gtask_server: EmbeddedServer) -> None:
+    async with App("shop", gtask_server.url, results=None) as app:
+        task = app.task(name="task")(lambda: 1)
+        last = await (task.si() | task.si()).adelay()
+        assert last.parent is not None
+        assert await last.parent.astate() is State.PENDING
+        assert await last.astate() is State.PENDING
+        assert await app.AsyncResult("0" * 32).astate() is State.UNKNOWN
+
+
+# --- without a store ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_without_a_store_everything_says_so(app: App) -> None:
+    result = app.AsyncResult("a")
+    for blocking in (
+        lambda: result.get(timeout=5),
+        lambda: result.wait(),
+        lambda: result.ready(),
+        lambda: result.successful(),
+        lambda: result.failed(),
+        lambda: result.result,
+        lambda: result.info,
+        lambda: result.traceback,
+        lambda: result.children,
+        lambda: result.forget(),
+        lambda: GroupResult(app, [result]).join(timeout=5),
+        lambda: GroupResult(app, [result]).ready(),
+    ):
+        with pytest.raises(StoreRequired, match=r"results='gearman://'.*gtask results.*sqlite:///.*call\(\)"):
+            blocking()
+    for waiting in (result.aget, result.aready, result.aforget, GroupResult(app, [result]).ajoin):
+        with pytest.raises(StoreRequired):
+            await waiting()
+    with pytest.raises(StoreRequired):
+        await result
+
+
+def test_an_ignored_result_is_not_waited_for(served: App) -> None:
+    quiet = served.task(name="quiet", ignore_result=True)(lambda: 1)
+    result = quiet.delay()
+    for ask in (lambda: result.get(timeout=5), result.ready, lambda: result.info):
+        with pytest.raises(ResultError, match="quiet was sent with ignore_result"):
+            ask()
+    assert result.state is State.PENDING
+    assert not quiet.apply_async(ignore_result=False).ready()
+
+
+# --- groups ------------------------------------------------------------------------------------------------------
+
+
+def handles(app: App, ids: Sequence[str]) -> GroupResult[Any]:
+    return GroupResult(app, [app.AsyncResult(task_id) for task_id in ids])
+
+
+def test_a_groups_results_are_in_the_members_order(stored: App) -> None:
+    keep(stored, done("c", 3), done("a", 1), done("b", 2))
+    found = handles(stored, "abc")
+    assert found.join(timeout=LIMIT) == found.get(timeout=LIMIT) == [1, 2, 3]
+    assert found.ready()
+    assert found.successful()
+    assert not found.failed()
+    assert found.completed_count() == 3
+    assert len(found) == 3
+    assert [result.id for result in found] == ["a", "b", "c"]
+    assert found[1].id == "b"
+
+
+def test_a_group_is_not_there_before_its_last_member(stored: App) -> None:
+    keep(stored, done("a", 1))
+    found = handles(stored, "ab")
+    assert found.completed_count() == 1
+    assert not found.ready()
+    with pytest.raises(ResultTimeout, match="Not all of the group's 2 results were there within 0.05 s"):
+        found.join(timeout=0.05)
+    assert found[0].get(timeout=0) == 1
+    timer = threading.Timer(0.05, keep, (stored, done("b", 2)))
+    timer.start()
+    assert found.join(timeout=LIMIT) == [1, 2]
+    timer.join()
+
+
+def test_a_failed_member_is_raised_as_soon_as_it_is_known(stored: App) -> None:
+    keep(stored, failed("b", ValueError("second")))
+    found = handles(stored, "ab")
+    with pytest.raises(ValueError, match="second"):
+        found.join(timeout=LIMIT)
+    assert found.failed()
+    assert not found.ready()
+    keep(stored, done("a", 1))
+    one, two = handles(stored, "ab").join(timeout=LIMIT, propagate=False)
+    assert one == 1
+    assert isinstance(two, ValueError)
+
+
+def test_iterate_gives_them_as_they_end(stored: App) -> None:
+    keep(stored, done("b", 2))
+    found = handles(stored, "ab")
+    order = found.iterate(timeout=LIMIT)
+    assert next(order).id == "b"
+    keep(stored, done("a", 1))
+    assert next(order).id == "a"
+    assert list(order) == []
+    assert [result.id for result in found.iterate(timeout=0)] == ["a", "b"]
+
+
+def test_calls_that_share_an_id_share_a_result(stored: App) -> None:
+    keep(stored, done("a", 1))
+    assert handles(stored, "aa").join(timeout=LIMIT) == [1, 1]
+
+
+def test_a_group_is_forgotten_together(stored: App) -> None:
+    keep(stored, done("a", 1), done("b", 2))
+    found = handles(stored, "ab")
+    assert found.ready()
+    found.forget()
+    assert not found.ready()
+
+
+@pytest.mark.anyio
+async def test_async_code_joins_groups(stored: App) -> None:
+    keep(stored, done("b", 2))
+    found = handles(stored, "ab")
+    with pytest.raises(ResultTimeout):
+        await found.ajoin(timeout=0.01)
+    order = found.aiterate(timeout=LIMIT)
+    assert (await anext(order)).id == "b"
+    keep(stored, done("a", 1))
+    assert [result.id async for result in order] == ["a"]
+    assert await found == await found.aget() == [1, 2]
+    keep(stored, failed("c", ValueError("x")))
+    with pytest.raises(ValueError, match="x"):
+        await handles(stored, "ac").ajoin(timeout=LIMIT)
+    values = await handles(stored, "ac").ajoin(timeout=LIMIT, propagate=False)
+    assert isinstance(values[1], ValueError)
+
+
+def test_a_member_whose_result_is_ignored_is_not_waited_for(stored: App) -> None:
+    keep(stored, done("a", 1))
+    quiet: AsyncResult[Any] = AsyncResult(stored, "b", "quiet", ignored=True)
+    with pytest.raises(ResultError, match="quiet was sent with ignore_result"):
+        GroupResult(stored, [stored.AsyncResult("a"), quiet]).join(timeout=LIMIT)
+
+
+def test_error_info_without_anything_is_a_failure(stored: App) -> None:
+    keep(stored, Outcome("a", State.FAILURE, error=ErrorInfo("", "")))
+    with pytest.raises(TaskFailed):
+        stored.AsyncResult("a").get(timeout=LIMIT)
