@@ -164,10 +164,11 @@ class BlockingDriver:
     # --- bytes -----------------------------------------------------------------------------------------------
 
     def pump(self, wait: float = 0.0) -> None:
-        """Sends what is to be sent, and takes what has come; waits for it up to `wait` seconds.
+        """Carries bytes both ways, in the order that takes the fewest calls of the system.
 
-        When jobs have come it returns at once: what is to be said about that goes out together with their results,
-        in the next pump, which is to follow soon. Only one thread pumps at a time; another one's call waits for it.
+        With `wait` it sends, then waits up to so many seconds for something to come, and takes that: whoever called
+        looks what it is and pumps again, and what follows from it goes out together with that one's own. Without, it
+        takes what is there and then sends. Only one thread pumps at a time; another one's call waits for it.
         """
         with self._pumping:
             left = 0.0
@@ -187,7 +188,7 @@ class BlockingDriver:
                     return
                 for key, events in ready:
                     self._ready(key.fd, key.data, events)
-                if wait <= 0 or not self.core.takes:
+                if wait <= 0:
                     self._work(time.monotonic())
 
     def _work(self, now: float) -> None:
