@@ -7,6 +7,7 @@ from typing import Final
 
 from gtask.protocol.server import Request, ServerProtocol
 from gtask.server.jobs import Peer
+from gtask.transport.keepalive import keep_alive
 
 READ_SIZE: Final = 64 * 1024
 """Bytes read from one peer in one round, so that none can keep the others waiting."""
@@ -26,7 +27,7 @@ class Connection:
     def __init__(self, sock: socket.socket, peer: Peer, max_body: int) -> None:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        keep_alive(sock)
         self.socket = sock
         self.peer = peer
         self.protocol = ServerProtocol(max_body)

@@ -11,7 +11,7 @@ from typing import Final
 
 from gtask.errors import RequestTimeout
 from gtask.transport.stream import Connection as Stream
-from gtask.transport.stream import connect_failed, connect_result, open_socket, start_tls
+from gtask.transport.stream import HandshakeTimeout, connect_failed, connect_result, open_socket, start_tls
 from gtask.transport.tls import TLS
 from gtask.types import Server
 
@@ -66,6 +66,8 @@ class Connection(Stream):
 
         Only one thread at a time may wait in here; use `wait` beside it.
         """
+        if self.reads_by_writing:
+            return self.wait(deadline)
         while True:
             left = None if deadline is None else deadline - time.monotonic()
             if self._poll.poll(_milliseconds(left)):
@@ -79,7 +81,10 @@ class Connection(Stream):
 
     def wait(self, deadline: float | None, reading: bool = True, writing: bool = False) -> bool:
         """Waits for either direction, or the end of the connection; False when `deadline` passed first."""
-        return _wait(self._fileno, (_READ if reading else 0) | (_WRITE if writing else 0), deadline)
+        mask = (_READ if reading else 0) | (_WRITE if writing else 0)
+        if reading and self.reads_by_writing:
+            mask = _WRITE
+        return _wait(self._fileno, mask, deadline)
 
 
 def connect(server: Server, timeout: float, tls: TLS | None = None) -> Connection:
@@ -134,7 +139,7 @@ def _handshake(sock: socket.socket, server: Server, deadline: float, tls: TLS | 
             except ssl.SSLWantWriteError:
                 wanted = _WRITE
             if not _wait(wrapped.fileno(), wanted, deadline):
-                raise TimeoutError
+                raise HandshakeTimeout
     except BaseException:
         wrapped.close()
         raise

@@ -13,6 +13,7 @@ import ssl
 from typing import Final
 
 from gtask.errors import ConnectFailed, ConnectionLost
+from gtask.transport.keepalive import keep_alive
 from gtask.transport.tls import TLS
 from gtask.types import Server
 
@@ -21,7 +22,6 @@ RECV_SIZE: Final = 64 * 1024
 
 _TLS_RECV: Final = 256 * 1024
 _AGAIN: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_KEEPALIVE: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6), ("TCP_USER_TIMEOUT", 90_000))
 
 
 class Connection:
@@ -31,13 +31,16 @@ class Connection:
     by two threads at once; waiting for it in one while another uses it is fine.
     """
 
-    __slots__ = ("_fileno", "_socket", "_tls", "server")
+    __slots__ = ("_fileno", "_socket", "_tls", "reads_by_writing", "server")
 
     def __init__(self, sock: socket.socket, server: Server) -> None:
         self._socket = sock
         self._tls = isinstance(sock, ssl.SSLSocket)
         self._fileno = sock.fileno()
         self.server = server
+        # TLS 1.3 lets the other side ask for new keys: the answer to that may not fit into the socket, and nothing is
+        # received until it does. Who waits for this connection then waits until it can be written to.
+        self.reads_by_writing = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.server} {'closed' if self.closed else 'open'}>"
@@ -83,6 +86,7 @@ class Connection:
         assert isinstance(sock, ssl.SSLSocket)
         pieces: list[bytes] = []
         total = 0
+        self.reads_by_writing = False
         try:
             while total < _TLS_RECV or sock.pending():
                 piece = sock.recv(RECV_SIZE)
@@ -90,13 +94,21 @@ class Connection:
                     break
                 pieces.append(piece)
                 total += len(piece)
-        except _AGAIN:
+        except _AGAIN as why:
+            self.reads_by_writing = isinstance(why, ssl.SSLWantWriteError)
             if not pieces:
                 return None
         except OSError as error:
             if not pieces:  # what came before the end is delivered first; the end is found again
                 raise self.lost(error) from error
         return b"".join(pieces)
+
+    @property
+    def certificate_end(self) -> float | None:
+        """The Unix time at which the other side's certificate ends, None without TLS."""
+        sock = self._socket
+        found = sock.getpeercert() if isinstance(sock, ssl.SSLSocket) else None
+        return ssl.cert_time_to_seconds(str(found["notAfter"])) if found and "notAfter" in found else None
 
     def shutdown(self) -> None:
         """Ends the connection without freeing the descriptor, so that whoever waits for it wakes up."""
@@ -116,21 +128,56 @@ class Connection:
         return ConnectionLost(f"The connection to {self.server} was cut: {reason}.")
 
 
+class HandshakeTimeout(TimeoutError):
+    """The other side was connected, and did not finish its part of the TLS handshake in time."""
+
+
 def explain(error: BaseException) -> str:
     """Says in a few words why a socket operation failed."""
+    if isinstance(error, HandshakeTimeout):
+        return f"it did not answer the TLS handshake in time; {_NO_TLS}"
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not accepted ({error.verify_message})"
+        return _explain_certificate(error)
     if isinstance(error, ssl.SSLEOFError):
-        return "it closed the connection in the middle of TLS; does it speak TLS at this port?"
+        return f"it closed the connection in the middle of TLS; {_NO_TLS}"
     if isinstance(error, ssl.SSLError):
-        reason = (error.reason or str(error)).replace("_", " ").lower()
-        hint = "; does it speak TLS at this port?" if "wrong version" in reason or "record layer" in reason else ""
-        return f"TLS failed ({reason}){hint}"
+        return _explain_tls(error)
     if isinstance(error, TimeoutError):
         return "it did not answer in time"
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return (os.strerror(error.errno) if error.errno in errno.errorcode else str(error)).lower()
     return str(error.args[-1] if error.args else error).lower()
+
+
+_NO_TLS: Final = "does it speak TLS at this port? gtask does not fall back to plain text"
+
+_WRONG_NAME: Final = (62, 64)
+_UNKNOWN_AUTHORITY: Final = (2, 18, 19, 20, 21)
+"""OpenSSL's numbers (X509_V_ERR_...): wrong host name or address; self-signed, or the issuer is not to be found."""
+
+
+def _explain_certificate(error: ssl.SSLCertVerificationError) -> str:
+    why = (error.verify_message or "no reason given").rstrip(".")
+    if error.verify_code in _WRONG_NAME:
+        remedy = "write the address with the name in the certificate, or TLS(server_hostname=...)"
+    elif error.verify_code in _UNKNOWN_AUTHORITY:
+        remedy = "name the authority that signed it: TLS(cafile=...), --tls-ca or $GTASK_TLS_CAFILE"
+    else:
+        remedy = "it needs another one"
+    return f"its certificate is not accepted ({why}); {remedy}"
+
+
+def _explain_tls(error: ssl.SSLError) -> str:
+    reason = (error.reason or str(error)).replace("_", " ").lower()
+    if "wrong version" in reason or "record layer" in reason:
+        return f"it answered in plain text; {_NO_TLS}"
+    if "certificate required" in reason:
+        return "it asks for a client certificate; name one: TLS(certfile=..., keyfile=...), --tls-cert or GTASK_TLS_CERTFILE"
+    if "alert" in reason and any(word in reason for word in ("unknown ca", "certificate")):
+        return f"it does not accept the client certificate ({reason.partition('alert ')[2]}); name another one"
+    if "alert handshake failure" in reason:
+        return "it refuses the TLS handshake; does it ask for a client certificate, TLS(certfile=..., keyfile=...)?"
+    return f"TLS failed ({reason})"
 
 
 def connect_failed(server: Server, error: BaseException) -> ConnectFailed:
@@ -150,10 +197,7 @@ def open_socket(family: int) -> socket.socket:
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _KEEPALIVE:
-            if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        keep_alive(sock)
     except BaseException:
         sock.close()
         raise
