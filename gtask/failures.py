@@ -34,6 +34,13 @@ def type_name(kind: type[BaseException]) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
+def _known(kind: type[BaseException]) -> type[BaseException]:
+    """The class itself, or that of gtask's tree that a private class of gtask's is one of."""
+    if kind.__module__.startswith("gtask.") and issubclass(kind, GtaskError):
+        return next(base for base in kind.__mro__ if base.__module__ == errors.__name__)
+    return kind
+
+
 _REBUILT: Final[dict[str, type[Exception]]] = {
     type_name(kind): kind
     for kind in (*vars(builtins).values(), *vars(errors).values())
@@ -52,7 +59,7 @@ def error_info(exception: BaseException, limit: int = MAX_TRACEBACK) -> ErrorInf
     the middle to `limit` characters. The arguments are kept only where they can be packed and are small. Never raises.
     """
     return ErrorInfo(
-        type_name(type(exception)),
+        type_name(_known(type(exception))),
         cut(_message(exception), limit),
         _arguments(exception),
         cut(_clean(_traceback(exception)), limit),

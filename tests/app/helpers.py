@@ -11,15 +11,17 @@ from random import random
 from typing import Any
 
 from gtask import App, Signature
+from gtask.answers import decode_failure
 from gtask.context import LocalReporter, Reporter
 from gtask.housekeeper import FUNCTIONS, SLOTS, Housekeeper
 from gtask.message import Message, decode_message
 from gtask.publish import LATER, unpack_later
 from gtask.runner import PutOff, Runner
+from gtask.states import ErrorInfo, Outcome
 from gtask.types import Submission
 from gtask.worker.blocking import BlockingDriver, fresh_unique
 from gtask.worker.core import CoreOptions, WorkerCore
-from gtask.worker.job import Ending, Job
+from gtask.worker.job import End, Ending, Job
 from gtask.worker.solo import SoloPool
 from gtask.worker.threads import ThreadPool
 from gtask.workers import _run_job
@@ -115,3 +117,21 @@ def working(app: App, slots: int = 2, pool: str = "thread") -> Iterator[Blocking
             keeper.stop()
             threads[1].join(LIMIT)
             assert not any(thread.is_alive() for thread in threads)
+
+
+def foreign(function: str, workload: bytes) -> Submission:
+    """A foreground job of a caller that knows nothing of gtask."""
+    return Submission(function, workload, "some-unique", background=False)
+
+
+def outcome(app: App, submission: Submission) -> Outcome:
+    """What is stored of the task in a submission."""
+    info = app.AsyncResult(message_of(submission).id).info
+    assert info is not None
+    return info
+
+
+def error_of(ending: Ending) -> ErrorInfo:
+    """The error in the exception that a job ended with."""
+    assert ending.end is End.EXCEPTION
+    return decode_failure(ending.data)

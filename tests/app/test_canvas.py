@@ -70,7 +70,7 @@ class _like:
 
 
 def test_an_unknown_call_option_is_refused(add: Task[..., int]) -> None:
-    with pytest.raises(UnknownOption, match="A call of add: .*'countdwn'; did you mean 'countdown'"):
+    with pytest.raises(UnknownOption, match=r"A call of add: .*'countdwn'; did you mean 'countdown'"):
         add.s(1).set(countdwn=1)  # type: ignore[call-arg]
     with pytest.raises(UnknownOption):
         add.apply_async((1,), prio="high")  # type: ignore[call-arg]

@@ -107,7 +107,7 @@ def test_get_waits_and_a_timeout_ends_it(stored: App) -> None:
     result = stored.AsyncResult("a", "calculate")
     keep(stored, Outcome("a", State.STARTED))
     started = time.monotonic()
-    with pytest.raises(ResultTimeout, match=r"The result of calculate a was not there within 0.05 s; .*gtask status"):
+    with pytest.raises(ResultTimeout, match=r"The result of calculate a was not there within 0\.05 s; .*gtask status"):
         result.get(timeout=0.05)
     assert time.monotonic() - started < LIMIT
     assert not result.wait(timeout=0.01)
@@ -300,7 +300,7 @@ def test_a_group_is_not_there_before_its_last_member(stored: App) -> None:
     found = handles(stored, "ab")
     assert found.completed_count() == 1
     assert not found.ready()
-    with pytest.raises(ResultTimeout, match="Not all of the group's 2 results were there within 0.05 s"):
+    with pytest.raises(ResultTimeout, match=r"Not all of the group's 2 results were there within 0\.05 s"):
         found.join(timeout=0.05)
     assert found[0].get(timeout=0) == 1
     timer = threading.Timer(0.05, keep, (stored, done("b", 2)))

@@ -68,7 +68,7 @@ def test_an_unknown_option_is_refused_with_the_nearest(app: App, option: str, ne
 
 
 def test_an_option_like_no_other_is_told_all_of_them(app: App) -> None:
-    with pytest.raises(UnknownOption, match="autoretry_for, .*unique"):
+    with pytest.raises(UnknownOption, match=r"autoretry_for, .*unique"):
         app.task(zzz=1)(_function("f"))  # type: ignore[call-overload]
 
 
@@ -87,9 +87,9 @@ def test_a_name_that_no_job_server_carries_is_refused(app: App, name: str) -> No
 
 
 def test_a_function_without_a_name_of_its_own_needs_one(app: App) -> None:
-    with pytest.raises(ConfigurationError, match="name='...'"):
+    with pytest.raises(ConfigurationError, match=r"name='...'"):
         app.task(lambda: 1)
-    with pytest.raises(ConfigurationError, match="name='...'"):
+    with pytest.raises(ConfigurationError, match=r"name='...'"):
         app.task(functools.partial(int, "7"))
     assert app.task(name="seven")(functools.partial(int, "7"))() == 7
 

@@ -1,0 +1,101 @@
+"""Chains and links: what follows a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gtask import App
+from gtask.message import Message, encode_message
+from gtask.types import Submission
+from gtask.worker.job import End, Ending
+from tests.app.helpers import (
+    ending_of,
+    message_of,
+    outcome,
+    run_one,
+    seal,
+    work_off,
+)
+
+
+def test_a_chain_hands_each_result_on(stored: App) -> None:
+    add = stored.task(name="add")(lambda a, b=0: a + b)
+    submission = seal(stored, add.s(1, 2), add.s(10), add.si(5).set(priority="high"), add.s(1).set(task_id="last"))
+    endings = work_off(stored, submission)
+    assert [len(ending.submissions) for ending in endings] == [1, 1, 1, 0]  # type: ignore[union-attr]
+    assert endings[1].submissions[0].priority == "high"  # type: ignore[union-attr]
+    assert stored.AsyncResult("last").get(timeout=0) == 6
+    first = outcome(stored, submission)
+    (child,) = first.children
+    assert stored.AsyncResult(child).get(timeout=0) == 13
+    second = stored.AsyncResult(child).info
+    assert second is not None
+    assert second.parent == message_of(submission).id
+
+
+def test_a_delayed_step_waits_from_when_its_turn_comes(stored: App) -> None:
+    add = stored.task(name="add")(lambda a, b=0: a + b)
+    ending = ending_of(stored, seal(stored, add.s(1), add.s(2).set(countdown=60)))
+    (following,) = ending.submissions
+    assert following.function == "gtask.later"
+    assert 0 < message_of(following).headers["eta"] - stored.now() <= 60
+
+
+def test_a_failure_in_a_chain_fails_all_that_comes_behind(stored: App) -> None:
+    @stored.task
+    def fails(n: int) -> None:
+        raise ValueError("second")
+
+    add = stored.task(name="add")(lambda a, b=0: a + b)
+    ids = ["first", "second", "third", "last"]
+    steps = [add.s(1), fails.s(), add.s(1).set(ignore_result=True), add.s(1)]
+    work_off(stored, seal(stored, *(step.set(task_id=one) for step, one in zip(steps, ids, strict=True))))
+    assert stored.AsyncResult("first").get(timeout=0) == 1
+    for task_id in ("second", "last"):
+        with pytest.raises(ValueError, match="second"):
+            stored.AsyncResult(task_id).get(timeout=0)
+    assert not stored.AsyncResult("third").ready()
+    info = stored.AsyncResult("last").info
+    assert info is not None
+    assert info.parent == "second"
+
+
+def test_links_follow_a_success_and_errors_a_failure(stored: App) -> None:
+    heard: list[Any] = []
+    task = stored.task(name="task")(lambda n: 1 // n)
+    good = stored.task(name="good")(lambda value, *more: heard.append(("good", value, *more)))
+    bad = stored.task(name="bad")(lambda what, *more: heard.append(("bad", what["type"], what["task"], *more)))
+    step = task.s(1).link(good.s("x")).link_error(bad.s("y"))
+    submission = seal(stored, step)
+    work_off(stored, submission)
+    assert heard == [("good", 1, "x")]
+    assert len(outcome(stored, submission).children) == 1
+    heard.clear()
+    work_off(stored, seal(stored, task.s(0).link(good.s("x")).link_error(bad.s("y"))))
+    assert heard == [("bad", "ZeroDivisionError", "task", "y")]
+
+
+def test_a_next_step_that_cannot_be_made_fails_the_chain(stored: App) -> None:
+    task = stored.task(name="task")(lambda n: n)
+    submission = seal(stored, task.s(1), task.s().set(task_id="last"))
+    message = message_of(submission)
+    message.headers["chain"][0][3]["countdown"] = 1e13
+    broken = Submission("task", encode_message(message), submission.unique)
+    assert run_one(stored, broken) == Ending(End.FAIL)
+    for task_id in (message.id, "last"):
+        with pytest.raises(Exception, match="more than ten years"):
+            stored.AsyncResult(task_id).get(timeout=0)
+
+
+@pytest.mark.parametrize("header", ["chain", "link", "link_error"])
+def test_hostile_steps_fail_the_job_and_nothing_else(stored: App, header: str) -> None:
+    @stored.task
+    def task(fail: bool) -> None:
+        if fail:
+            raise ValueError
+
+    message = Message("x" * 32, "task", (header == "link_error",), {}, {"task": "task", header: [["a"]]})
+    assert run_one(stored, Submission("task", encode_message(message), "x" * 32)) == Ending(End.FAIL)
+    assert stored.AsyncResult("x" * 32).failed()
