@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -34,9 +35,22 @@ class Server(NamedTuple):
     port: int = DEFAULT_PORT
     tls: bool = False
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only programs on this machine can be meant."""
+        return is_loopback(self.host)
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"gearman{'s' if self.tls else ''}://{host}:{self.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, and nothing else: ``localhost``, or an address such as ``127.0.0.1``."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def parse_server(url: str | Server) -> Server:

@@ -10,18 +10,20 @@ import math
 import socket
 import ssl
 import time
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import anyio.abc
 
 from gtask.errors import RequestTimeout
 from gtask.transport.stream import Connection as Stream
-from gtask.transport.stream import connect_failed, connect_result, open_socket, start_tls
+from gtask.transport.stream import HandshakeTimeout, connect_failed, connect_result, open_socket, start_tls
 from gtask.transport.tls import TLS
 from gtask.types import Server
 
 __all__ = ["Connection", "connect"]
+
+_LOOK_AGAIN: Final = 0.01
 
 
 class Connection(Stream):
@@ -55,12 +57,21 @@ class Connection(Stream):
 
     async def wait_readable(self, deadline: float | None = None) -> bool:
         """Waits until there is something to receive, or the connection ended; False when `deadline` passed first."""
+        wait = self._wait_for_keys if self.reads_by_writing else anyio.wait_readable
         if deadline is None:
-            await anyio.wait_readable(self._fileno)
+            await wait(self._fileno)
             return True
         with anyio.move_on_after(deadline - time.monotonic()) as scope:
-            await anyio.wait_readable(self._fileno)
+            await wait(self._fileno)
         return not scope.cancelled_caught
+
+    async def _wait_for_keys(self, fileno: int) -> None:
+        """Waits until the socket takes the answer to a request for new keys (`reads_by_writing`)."""
+        try:
+            await anyio.wait_writable(fileno)
+        except anyio.BusyResourceError:
+            # Another task waits for the same, and an event loop takes one only; rare enough to look again.
+            await anyio.sleep(_LOOK_AGAIN)
 
     async def wait_writable(self, deadline: float | None = None) -> bool:
         """Waits until something can be sent, or the connection ended; False when `deadline` passed first."""
@@ -84,7 +95,8 @@ class Connection(Stream):
 
         with anyio.move_on_after(left):
             async with anyio.create_task_group() as group:
-                group.start_soon(one, anyio.wait_readable, group)
+                if not self.reads_by_writing:
+                    group.start_soon(one, anyio.wait_readable, group)
                 group.start_soon(one, anyio.wait_writable, group)
         return happened
 
@@ -102,39 +114,44 @@ async def connect(server: Server, timeout: float, tls: TLS | None = None) -> Con
         # An address that never answers leaves the others their share of the time.
         share = (deadline - time.monotonic()) / (len(addresses) - index)
         try:
-            with anyio.fail_after(share):
-                return Connection(await _open(family, address, server, tls), server)
+            return Connection(await _open(family, address, server, share, tls), server)
         except OSError as error:
             failure = error
     raise connect_failed(server, failure) from failure
 
 
-async def _open(family: int, address: tuple[Any, ...], server: Server, tls: TLS | None) -> socket.socket:
+async def _open(
+    family: int, address: tuple[Any, ...], server: Server, timeout: float, tls: TLS | None
+) -> socket.socket:
     sock = open_socket(family)
+    deadline = time.monotonic() + timeout
     try:
         try:
             sock.connect(address)
         except BlockingIOError:
-            await anyio.wait_writable(sock)
+            with anyio.fail_after(timeout):
+                await anyio.wait_writable(sock)
             connect_result(sock)
-        return await _handshake(sock, server, tls) if server.tls else sock
+        return await _handshake(sock, server, deadline, tls) if server.tls else sock
     except BaseException:
         sock.close()
         raise
 
 
-async def _handshake(sock: socket.socket, server: Server, tls: TLS | None) -> socket.socket:
+async def _handshake(sock: socket.socket, server: Server, deadline: float, tls: TLS | None) -> socket.socket:
     wrapped = start_tls(sock, server, tls)
     try:
-        while True:
-            try:
-                wrapped.do_handshake()
-                return wrapped
-            except ssl.SSLWantReadError:
-                wait = anyio.wait_readable
-            except ssl.SSLWantWriteError:
-                wait = anyio.wait_writable
-            await wait(wrapped.fileno())
+        with anyio.move_on_after(deadline - time.monotonic()):
+            while True:
+                try:
+                    wrapped.do_handshake()
+                    return wrapped
+                except ssl.SSLWantReadError:
+                    wait = anyio.wait_readable
+                except ssl.SSLWantWriteError:
+                    wait = anyio.wait_writable
+                await wait(wrapped.fileno())
+        raise HandshakeTimeout
     except BaseException:
         wrapped.close()
         raise

@@ -172,11 +172,11 @@ def _explain_tls(error: ssl.SSLError) -> str:
     if "wrong version" in reason or "record layer" in reason:
         return f"it answered in plain text; {_NO_TLS}"
     if "certificate required" in reason:
-        return "it asks for a client certificate; name one: TLS(certfile=..., keyfile=...), --tls-cert or GTASK_TLS_CERTFILE"
+        return "it asks for a client certificate; name one: TLS(certfile=...), --tls-cert or $GTASK_TLS_CERTFILE"
     if "alert" in reason and any(word in reason for word in ("unknown ca", "certificate")):
         return f"it does not accept the client certificate ({reason.partition('alert ')[2]}); name another one"
     if "alert handshake failure" in reason:
-        return "it refuses the TLS handshake; does it ask for a client certificate, TLS(certfile=..., keyfile=...)?"
+        return "it refuses the TLS handshake; does it ask for a client certificate, TLS(certfile=...)?"
     return f"TLS failed ({reason})"
 
 

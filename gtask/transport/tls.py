@@ -53,13 +53,10 @@ class TLS:
 def _context(tls: TLS) -> ssl.SSLContext:
     if tls.keyfile and not tls.certfile:
         raise ConfigurationError(f"{tls.keyfile} is a key without a certificate; name that too, as certfile.")
-    context = make_context(ssl.Purpose.SERVER_AUTH, tls.cafile, tls.certfile, tls.keyfile)
-    return context
+    return make_context(ssl.Purpose.SERVER_AUTH, tls.cafile, tls.certfile, tls.keyfile)
 
 
-def make_context(
-    purpose: ssl.Purpose, cafile: str | None, certfile: str | None, keyfile: str | None
-) -> ssl.SSLContext:
+def make_context(purpose: ssl.Purpose, cafile: str | None, certfile: str | None, keyfile: str | None) -> ssl.SSLContext:
     """A context of Python's defaults, TLS 1.2 or newer; raises `ConfigurationError` when a file cannot be used.
 
     Renegotiation is refused: TLS 1.3 has none, and with it a write could have to wait for a read.
