@@ -1,7 +1,9 @@
 """The floor: what a job server gives to anybody who writes hand-made packets to a bare socket.
 
-Nothing of gtask is used here. `python -m benchmarks.floor HOST PORT FUNCTION` is the worker: it ends every job with an
-empty result and keeps several grabs under way, as gtask's does for short tasks.
+Nothing of gtask is used here. `python -m benchmarks.floor MODE HOST PORT FUNCTION...` is one of three workers, which
+keep several grabs under way as gtask's do for short tasks: `work` ends every job with an empty result,
+`work-with-results` hands its result over first, as a background job, and `keep-results` takes what is handed over and
+answers who waits.
 """
 
 from __future__ import annotations
@@ -22,6 +24,12 @@ WINDOW = 1000
 GRABS = 64
 """Grabs under way at once, as in gtask's worker."""
 
+UNIQUE = 32
+"""Bytes of a unique."""
+
+KEPT = 100_000
+"""Results that are kept."""
+
 _header = struct.Struct(">4sII")
 
 
@@ -29,6 +37,9 @@ def packet(type: int, *args: bytes) -> bytes:
     """One packet to the job server."""
     body = b"\0".join(args)
     return _header.pack(b"\0REQ", type, len(body)) + body
+
+
+_grab, _sleep = packet(GRAB), packet(PRE_SLEEP)
 
 
 class Wire:
@@ -99,6 +110,17 @@ class FloorCaller:
             self._until(CREATED, len(window))
         return perf_counter() - started
 
+    def round_trips_with_result(self, function: bytes, wait: bytes, count: int) -> float:
+        """Background jobs, each waited for by a foreground job of whoever keeps results."""
+        wire, started = self.wire, perf_counter()
+        for _ in range(count):
+            unique = self._unique()
+            wire.socket.sendall(packet(SUBMIT_BG, function, unique, b"x"))
+            self._until(CREATED, 1)
+            wire.socket.sendall(packet(SUBMIT, wait, self._unique(), unique))
+            self._until(COMPLETE, 1)
+        return perf_counter() - started
+
     def _unique(self) -> bytes:
         self._jobs += 1
         return b"%s%016x" % (self._prefix, self._jobs)
@@ -112,38 +134,99 @@ class FloorCaller:
                     raise RuntimeError(f"A packet of type {type} came: {body!r}")
 
 
-def work(host: str, port: int, function: bytes) -> None:
-    """Serves a function until the connection ends."""
-    with Wire(host, port) as wire:
-        grab, sleep = packet(GRAB), packet(PRE_SLEEP)
-        wire.socket.sendall(packet(CAN_DO, function) + grab)
-        under_way, window = 1, 1
+class FloorWorker:
+    """A worker's side: keeps grabs under way, and gives them up for sleep when the queue is empty."""
+
+    def __init__(self, wire: Wire, functions: list[bytes]) -> None:
+        self._wire = wire
+        self._under_way, self._window = 1, 1
+        wire.socket.sendall(b"".join([packet(CAN_DO, function) for function in functions]) + _grab)
+
+    def rounds(self) -> Iterator[tuple[list[bytes], int, list[bytes]]]:
+        """Gives the jobs of each round, how many submissions were confirmed, and the list of packets to send."""
         while True:
-            out = []
-            wanted = 0
-            for type, body in wire.receive():
+            jobs: list[bytes] = []
+            out: list[bytes] = []
+            wanted = confirmed = 0
+            for type, body in self._wire.receive():
                 if type == ASSIGN:
-                    under_way -= 1
-                    wanted = window
-                    out.append(packet(COMPLETE, body.partition(b"\0")[0], b""))
+                    self._under_way -= 1
+                    wanted = self._window
+                    jobs.append(body)
                 elif type == NO_JOB:
-                    under_way -= 1
-                    window = 1
+                    self._under_way -= 1
+                    self._window = 1
                 elif type == NOOP:
                     wanted = 1
-            if wanted > under_way:
-                out.append(grab * (wanted - under_way))
-                under_way = wanted
+                elif type == CREATED:
+                    confirmed += 1
+            yield jobs, confirmed, out
+            if wanted > self._under_way:
+                out.append(_grab * (wanted - self._under_way))
+                self._under_way = wanted
                 # One more grab than there are jobs is one more answer in vain: few at first, many in a long queue.
-                window = min(GRABS, window * 2)
-            elif not under_way:
-                out.append(sleep)
+                self._window = min(GRABS, self._window * 2)
+            elif not self._under_way:
+                out.append(_sleep)
             if out:
-                wire.socket.sendall(b"".join(out))
+                self._wire.socket.sendall(b"".join(out))
+
+
+def work(host: str, port: int, function: bytes) -> None:
+    """Ends every job of a function with an empty result."""
+    with Wire(host, port) as wire:
+        for jobs, _, out in FloorWorker(wire, [function]).rounds():
+            out += [packet(COMPLETE, job.partition(b"\0")[0], b"") for job in jobs]
+
+
+def work_with_results(host: str, port: int, function: bytes, put: bytes) -> None:
+    """Hands the uniques of its jobs over as jobs of `put`, many in one, and ends them when that is confirmed."""
+    with Wire(host, port) as wire:
+        gathered: list[bytes] = []
+        handed_over: list[bytes] = []
+        count = 0
+        for jobs, confirmed, out in FloorWorker(wire, [function]).rounds():
+            gathered += jobs
+            if confirmed:
+                out += [packet(COMPLETE, job.partition(b"\0")[0], b"") for job in handed_over]
+                handed_over = []
+            if gathered and not handed_over:
+                handed_over, gathered = gathered, []
+                uniques = b"".join([job.split(b"\0", 3)[2] for job in handed_over])
+                count += 1
+                out.append(packet(SUBMIT_BG, put, b"%d-%d" % (os.getpid(), count), uniques))
+
+
+def keep_results(host: str, port: int, put: bytes, wait: bytes) -> None:
+    """Takes what jobs of `put` hand over, in memory, and answers the jobs of `wait`, each of which names one unique."""
+    with Wire(host, port) as wire:
+        ready: dict[bytes, None] = {}
+        waiting: dict[bytes, bytes] = {}
+        for jobs, _, out in FloorWorker(wire, [put, wait]).rounds():
+            for job in jobs:
+                handle, function, _, data = job.split(b"\0", 3)
+                if function == wait and data not in ready:
+                    waiting[data] = handle
+                    continue
+                if function == put:
+                    for unique in [data[start : start + UNIQUE] for start in range(0, len(data), UNIQUE)]:
+                        ready[unique] = None
+                        if unique in waiting:
+                            out.append(packet(COMPLETE, waiting.pop(unique), b""))
+                out.append(packet(COMPLETE, handle, b""))
+            while len(ready) > KEPT:
+                del ready[next(iter(ready))]
 
 
 if __name__ == "__main__":
+    mode, host, port, *names = sys.argv[1:]
+    functions = [name.encode() for name in names]
     try:
-        work(sys.argv[1], int(sys.argv[2]), sys.argv[3].encode())
+        if mode == "work":
+            work(host, int(port), functions[0])
+        elif mode == "work-with-results":
+            work_with_results(host, int(port), functions[0], functions[1])
+        else:
+            keep_results(host, int(port), functions[0], functions[1])
     except (KeyboardInterrupt, OSError):
         pass

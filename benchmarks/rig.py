@@ -19,8 +19,11 @@ from gtask.testing.programs import Program, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 
-FLOOR_FUNCTIONS = ("floor.one", "floor.two")
-"""Served by one process and by two, as `NAMESPACES` are."""
+FLOOR = {"floor.one": 1, "floor.two": 2}
+"""The functions of the floor, and how many processes serve each, as they do the `NAMESPACES`."""
+
+FLOOR_WITH_RESULTS = {"floor.results.one": 1, "floor.results.two": 2}
+FLOOR_PUT, FLOOR_WAIT = "floor.put", "floor.wait"
 
 POLL = 0.004
 """Seconds between two looks at a queue that is being emptied; the error of a measured drain."""
@@ -90,7 +93,7 @@ class Rig:
     def wait_until_served(self) -> None:
         """Waits until every worker has offered its functions."""
         one, two = NAMESPACES
-        due = {f"{one}quiet": 1, f"{two}quiet": 2, "floor.one": 1, "floor.two": 2, "gtask.results.put": 1}
+        due = {f"{one}quiet": 1, f"{two}quiet": 2, "gtask.results.put": 1, FLOOR_PUT: 1, **FLOOR, **FLOOR_WITH_RESULTS}
 
         def served() -> bool:
             found = self.queues.look()
@@ -124,21 +127,28 @@ def rig(kind: str, folder: Path) -> Iterator[Rig]:
         else:
             server = stack.enter_context(job_server(results=results))
         programs: dict[str, list[Program]] = {}
-        for count, (namespace, function) in enumerate(zip(NAMESPACES, FLOOR_FUNCTIONS, strict=True), 1):
-            quiet = ("--loglevel", "warning")  # a line for each task would be measured with it, also its reader's
-            environment = {"GTASK_NAMESPACE": namespace}
+        for count, namespace in enumerate(NAMESPACES, 1):
             program = worker(
                 "benchmarks.app:app",
-                *quiet,
+                *("--loglevel", "warning"),  # a line for each task would be measured with it, also its reader's
                 cwd=ROOT,
                 servers=server.url,
                 concurrency=count,
-                env=environment,
+                env={"GTASK_NAMESPACE": namespace},
                 ready=None,
             )
             programs[namespace] = [stack.enter_context(program)]
-            command = [sys.executable, "-m", "benchmarks.floor", server.host, str(server.port), function]
-            programs[function] = [stack.enter_context(Program(command, cwd=ROOT)) for _ in range(count)]
+
+        def floor(mode: str, *functions: str) -> Program:
+            address = (server.host, str(server.port))
+            program = Program([sys.executable, "-m", "benchmarks.floor", mode, *address, *functions], cwd=ROOT)
+            return stack.enter_context(program)
+
+        for function, count in FLOOR.items():
+            programs[function] = [floor("work", function) for _ in range(count)]
+        for function, count in FLOOR_WITH_RESULTS.items():
+            programs[function] = [floor("work-with-results", function, FLOOR_PUT) for _ in range(count)]
+        floor("keep-results", FLOOR_PUT, FLOOR_WAIT)
         made = stack.enter_context(Rig(kind, server, programs))
         made.wait_until_served()
         yield made

@@ -7,7 +7,7 @@ from functools import partial
 from time import perf_counter
 from typing import Final, NamedTuple
 
-from benchmarks.rig import Rig
+from benchmarks.rig import FLOOR_WAIT, Rig
 from gtask import group
 from gtask.task import Task
 from gtask.types import Submission
@@ -19,6 +19,8 @@ ONE: Final = "one."
 TWO: Final = "two."
 FLOOR_ONE: Final = "floor.one"
 FLOOR_TWO: Final = "floor.two"
+FLOOR_RESULTS_ONE: Final = "floor.results.one"
+FLOOR_RESULTS_TWO: Final = "floor.results.two"
 
 PATIENCE: Final = 60.0
 
@@ -105,6 +107,11 @@ def floor_round_trips(rig: Rig, count: int) -> float:
     return rig.floor.round_trips(FLOOR_ONE.encode(), count)
 
 
+def floor_get(rig: Rig, count: int) -> float:
+    """Background jobs, each waited for before the next."""
+    return rig.floor.round_trips_with_result(FLOOR_RESULTS_ONE.encode(), FLOOR_WAIT.encode(), count)
+
+
 def floor_one_by_one(rig: Rig, count: int) -> float:
     """Background jobs, one after the other."""
     with rig.stopped(FLOOR_TWO):
@@ -137,6 +144,6 @@ WORKLOADS: Final = (
     Workload("enqueue in bulk: Client.submit_many()", submit_many, floor_in_bulk),
     Workload("drain, 1 process", partial(drain, ONE, False), partial(floor_drain, FLOOR_ONE)),
     Workload("drain, 2 processes", partial(drain, TWO, False), partial(floor_drain, FLOOR_TWO)),
-    Workload("round trip with result: delay().get()", get, floor_round_trips),
-    Workload("drain with results, 2 processes", partial(drain, TWO, True), partial(floor_drain, FLOOR_TWO)),
+    Workload("round trip with result: delay().get()", get, floor_get),
+    Workload("drain with results, 2 processes", partial(drain, TWO, True), partial(floor_drain, FLOOR_RESULTS_TWO)),
 )
