@@ -99,6 +99,10 @@ class DecodeError(SerializationError, ValueError):
     """These bytes are not a message gtask can read."""
 
 
+class SignatureError(DecodeError):
+    """This message is not signed with a key that is known here; give both sides the same `signing_keys`."""
+
+
 # --- tasks ---------------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,7 @@ FLOORS: dict[str, int] = {
     "gtask.results": 4,
     "gtask.retry": 4,
     "gtask.schedule": 4,
+    "gtask.signing": 4,
     "gtask.states": 4,
     "gtask.app": 5,
     "gtask.canvas": 5,
@@ -71,7 +72,7 @@ IMPURE = frozenset(
     "anyio asyncio concurrent fcntl io logging multiprocessing os pathlib queue random secrets select selectors "
     "shutil signal socket sqlite3 ssl subprocess tempfile threading time trio uuid uvloop".split()
 )
-PURE = ("gtask.protocol", "gtask.retry", "gtask.schedule")  # and the server's files on floor 2
+PURE = ("gtask.protocol", "gtask.retry", "gtask.schedule", "gtask.signing")  # and the server's files on floor 2
 
 # Facts, sentences and bytes: these floors have no business with an event loop.
 NO_LOOP = (
