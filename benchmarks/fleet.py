@@ -47,7 +47,7 @@ class Flow:
     numbered: int = 0
     refused: int = 0
     hung: list[str] = field(default_factory=list)
-    done: int = 0
+    done: int = -1
     """The highest number that was seen to have run."""
 
     def run(self, stop: threading.Event) -> None:
