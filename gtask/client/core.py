@@ -128,7 +128,6 @@ class Core:
         if self.closed:
             stream.close()
             raise self._closed()
-        self.router.worked(server)
         link = self.links[server] = Link(server, stream, self.max_body, self.client_id, monotonic())
         return link
 
@@ -163,6 +162,9 @@ class Core:
             link.torn = False
             self.end(link, error)
             return False
+        if news is not None and link.error is None:
+            # Not before it has said something: a server that stalls takes connections as well.
+            self.router.worked(link.server)
         if news is not None:
             self._wake(news)
         link.torn = False
@@ -325,6 +327,10 @@ class Core:
         self.router.failed(link.server, now, error)
         if not link.live or link.unsent or now >= pending.since + self.request_timeout:
             self.end(link, error)
+        # What silenced this connection (a laptop that slept, a NAT that forgot) has often silenced all of them. Those
+        # on which nobody waits are made anew, so that the next server does not cost the same time again.
+        for other in [other for other in self.links.values() if not other.live and other.used < pending.since]:
+            self.end(other, ConnectionLost(f"The connection to {other.server} was given up with another one."))
         return error
 
     def silent(self, trip: Trip, pending: Pending) -> None:
