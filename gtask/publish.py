@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from gtask.message import Message, SignatureData, encode_foreign, encode_message
 from gtask.middleware.base import Stack
 from gtask.options import TASK_NAME, Options, moment_of, priority_of, seconds_of
 from gtask.settings import Settings
+from gtask.signing import Keyring
 from gtask.types import MAX_UNIQUE, Priority, Submission
 
 LATER: Final = "gtask.later"
@@ -74,17 +76,20 @@ def unpack_later(workload: bytes) -> Later:
     return Later(function, unique, priority, float(due), inner)
 
 
-def later_submission(later: Later, unique: str) -> Submission:
+def later_submission(later: Later, unique: str, keys: Keyring | None = None) -> Submission:
     """The job that waits for its time on the job server (SUBMIT_JOB_EPOCH: whole seconds, hence the exact `due`)."""
-    return Submission(LATER, pack_later(later), unique, when=max(0, int(later.due)))
+    workload = pack_later(later)
+    if keys is not None:
+        workload = keys.sign(LATER, workload, max(time.time(), later.due))
+    return Submission(LATER, workload, unique, when=max(0, int(later.due)))
 
 
 @dataclass(slots=True)
 class Sending:
     """One call on its way out: the message and everything about its job that is not in the message.
 
-    `due` is the Unix time before which it must not run, None for at once. `codec` is set for a function in another
-    language that is submitted directly, without an envelope.
+    `due` is the Unix time before which it must not run, None for at once. `codec` is set for what is submitted without
+    an envelope; `plain` for what goes to a function in another language, which knows no signatures.
     """
 
     message: Message
@@ -93,6 +98,7 @@ class Sending:
     foreground: bool = False
     due: float | None = None
     codec: str | None = None
+    plain: bool = False
 
 
 class Tasks(Protocol):
@@ -125,6 +131,7 @@ class Publisher:
         """
         options, codec = self._tasks.options_of(step.task)
         codec = step.codec or codec
+        plain = codec is not None
         if codec is None and foreground and options.codec == "raw":
             # A raw task takes whatever comes for bytes, unless it knows from the job's unique that gtask sent it.
             codec = "raw"
@@ -165,7 +172,9 @@ class Publisher:
         message = Message(task_id, step.task, tuple(step.args), dict(step.kwargs), headers)
         if codec is None:
             return Sending(message, step.task, priority, foreground, due)
-        return self._foreign(message, codec, priority, foreground, due, sealed)
+        sending = self._foreign(message, codec, priority, foreground, due, sealed)
+        sending.plain = plain and sending.codec is not None
+        return sending
 
     def _due(self, given: Mapping[str, Any], now: float) -> float | None:
         countdown, eta = given.get("countdown"), given.get("eta")
@@ -214,6 +223,9 @@ class Publisher:
             workload = encode_message(message)
         else:
             workload = encode_foreign(message.args, message.kwargs, sending.codec)
+        keys = self._settings.signing_keys
+        if keys is not None and not sending.plain:
+            workload = keys.sign(sending.function, workload, max(time.time(), sending.due or 0.0))
         if len(workload) > self._settings.max_message:
             raise EncodeError(
                 f"The message of {message.task} has {len(workload)} bytes and max_message allows "
@@ -221,12 +233,12 @@ class Publisher:
             )
         if sending.foreground:
             return Submission(sending.function, workload, "", sending.priority, background=False)
-        retries = int(message.headers.get("retries", 0))
+        retries = int(message.headers.get("retries", 0)) + int(message.headers.get("runs", 0))
         unique = wire_unique(message.id, retries)
         if sending.due is None:
             return Submission(sending.function, workload, unique, sending.priority)
         later = Later(sending.function, unique, str(sending.priority), sending.due, workload)
-        return later_submission(later, wire_unique(message.id, retries, later=True))
+        return later_submission(later, wire_unique(message.id, retries, later=True), keys)
 
     def again(self, message: Message, function: str, due: float) -> Submission:
         """The next run of a task, as a job of its own under the same id (design, section 6a)."""
@@ -236,13 +248,13 @@ class Publisher:
         return self.seal(Sending(following, function, priority, due=due))
 
 
-_origin = ""
+_origin = (0, "")
 
 
 def origin() -> str:
     """Who sends: host and process, as `host:pid`."""
     global _origin
-    pid = str(os.getpid())
-    if not _origin.endswith(f":{pid}"):
-        _origin = f"{socket.gethostname()}:{pid}"
-    return _origin
+    pid = os.getpid()
+    if _origin[0] != pid:
+        _origin = (pid, f"{socket.gethostname()}:{pid}")
+    return _origin[1]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Self, TypedDict
 
 from gtask.errors import ConfigurationError
 from gtask.options import check_name, refuse_unknown
 from gtask.results.base import DEFAULT_TTL
+from gtask.signing import Keyring
 from gtask.transport.tls import TLS
 from gtask.worker.pulse import HEARTBEAT
 
@@ -24,7 +25,11 @@ class SettingsDict(TypedDict, total=False):
     heartbeat: float
     max_message: int
     ignore_result: bool
+    dead_letters: bool
+    skip_completed: bool
     tls: TLS | None
+    signing_keys: Mapping[str, str | bytes] | str | Keyring | None
+    signing_max_age: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,12 @@ class Settings:
     after which a worker asks its job server for a sign of life (a dead link is found after two of them), all in
     seconds; `max_message` is how large a message or a result may be, in bytes: less than a job server takes in one
     packet, which is 64 MiB where it is not told otherwise. `ignore_result` is every task's default of that option.
+    `dead_letters` parks what fails for good in ``<task>.dead``. `skip_completed` asks the store before a job is run that
+    may have been run before, and does not run it when its task has ended.
+
+    `signing_keys` are secrets by their ids, or text as ``k2:secret2,k1:secret1``: the first signs what is sent, all of
+    them verify, and what is not signed is not run. Jobs that were signed more than `signing_max_age` seconds ago are
+    refused; None takes them however old they are. See `gtask.signing`.
     """
 
     namespace: str = ""
@@ -45,7 +56,11 @@ class Settings:
     heartbeat: float = HEARTBEAT
     max_message: int = 63 * 1024 * 1024
     ignore_result: bool = False
+    dead_letters: bool = True
+    skip_completed: bool = True
     tls: TLS | None = None
+    signing_keys: Keyring | None = field(default=None, repr=False)
+    signing_max_age: float | None = None
 
     @classmethod
     def of(cls, app: str, given: Mapping[str, Any]) -> Self:
@@ -57,6 +72,7 @@ class Settings:
                 found[name] = given[name]
             elif kind and (text := os.environ.get(f"GTASK_{name.upper()}")) is not None:
                 found[name] = _read(name, kind, text)
+        found["signing_keys"] = _keyring(app, found)
         settings = cls(**found)
         if settings.namespace:
             check_name(settings.namespace, "namespace")
@@ -67,7 +83,25 @@ class Settings:
         return settings
 
 
-_READABLE: Final[dict[str, type]] = {"str": str, "float": float, "int": int, "bool": bool}
+def _keyring(app: str, found: Mapping[str, Any]) -> Keyring | None:
+    max_age = found.get("signing_max_age")
+    try:
+        keys = Keyring.of(found.get("signing_keys"), max_age)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"App {app!r}: {error}") from None
+    if max_age is not None and (keys is None or keys.max_age != max_age):
+        raise ConfigurationError(f"App {app!r}: signing_max_age is for signing_keys given beside it; give both.")
+    return keys
+
+
+_READABLE: Final[dict[str, type]] = {
+    "str": str,
+    "float": float,
+    "int": int,
+    "bool": bool,
+    "Keyring | None": str,
+    "float | None": float,
+}
 _KINDS: Final[dict[str, type | None]] = {field.name: _READABLE.get(str(field.type)) for field in fields(Settings)}
 
 

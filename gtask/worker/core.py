@@ -24,7 +24,7 @@ from typing import Final
 from gtask.protocol import Event, JobAssigned, NoJob, Noop, WorkerProtocol, WorkRefused
 from gtask.protocol.codec import MAX_BODY
 from gtask.types import Server, Submission
-from gtask.worker.endings import Endings
+from gtask.worker.endings import Endings, join_items
 from gtask.worker.job import Ending, Job
 from gtask.worker.link import MAX_WINDOW, Lane, Link
 from gtask.worker.load import Load
@@ -42,8 +42,8 @@ class CoreOptions:
 
     `slots` is how many run at once; `prefetch` how many more are held back, None to let the measured run time
     decide (design, section 7). `poll_interval` is the time in seconds after which a sleeping worker grabs unasked.
-    `pack` makes one workload of several carried items. `max_put_off` bounds the foreground retries that wait here.
-    `heartbeat` is how many seconds a job server may be silent before it is asked for a sign of life.
+    `pack` makes one workload for a function of several carried items. `max_put_off` bounds the foreground retries that
+    wait here. `heartbeat` is how many seconds a job server may be silent before it is asked for a sign of life.
     """
 
     slots: int = 1
@@ -52,7 +52,7 @@ class CoreOptions:
     client_id: str = ""
     max_body: int = MAX_BODY
     exceptions: bool = False
-    pack: Callable[[Sequence[bytes]], bytes] = b"".join
+    pack: Callable[[str, Sequence[bytes]], bytes] = join_items
     max_put_off: int = 1000
     heartbeat: float = HEARTBEAT
 

@@ -63,7 +63,7 @@ class _Step:
 class Endings:
     """The endings under way of one worker; `now` is kept up to date by `WorkerCore`."""
 
-    def __init__(self, pack: Callable[[Sequence[bytes]], bytes], new_unique: Callable[[], str]) -> None:
+    def __init__(self, pack: Callable[[str, Sequence[bytes]], bytes], new_unique: Callable[[], str]) -> None:
         self.now = 0.0
         self.give_up: set[Link] = set()
         """Links whose connection the driver is to close: their job server goes on refusing."""
@@ -103,7 +103,7 @@ class Endings:
         for function, gathered in link.batches.items():
             if gathered and function not in link.batches_under_way:
                 jobs, items = _cut(gathered)
-                submission = Submission(function, self._pack(items), self._new_unique())
+                submission = Submission(function, self._pack(function, items), self._new_unique())
                 link.batches_under_way.add(function)
                 self._submit(_Step(self, link, submission, jobs, carries=True))
 
@@ -180,6 +180,11 @@ class Endings:
             protocol.exception(job.handle, ending.data)
         else:
             protocol.fail(job.handle)
+
+
+def join_items(function: str, items: Sequence[bytes]) -> bytes:
+    """One workload of several carried items: their bytes one after the other."""
+    return b"".join(items)
 
 
 def _cut(gathered: deque[tuple[Job, Ending]]) -> tuple[list[tuple[Job, Ending]], list[bytes]]:

@@ -69,3 +69,42 @@ def test_what_is_no_address_is_refused(servers: Any) -> None:
 def test_a_store_that_there_is_not_is_refused_when_it_is_needed(url: str) -> None:
     with pytest.raises(ConfigurationError):
         _ = App("shop", NOWHERE, results=url).store
+
+
+def test_signing_keys_are_read_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert App("shop", NOWHERE).settings.signing_keys is None
+    given = App("shop", NOWHERE, signing_keys={"k1": "a very secret secret"}, signing_max_age=60)
+    monkeypatch.setenv("GTASK_SIGNING_KEYS", "k2:another secret of many,k1:a very secret secret")
+    monkeypatch.setenv("GTASK_SIGNING_MAX_AGE", "60")
+    read = App("shop", NOWHERE)
+    for app in (given, read):
+        keys = app.settings.signing_keys
+        assert keys is not None
+        assert keys.max_age == 60
+        shown = f"{app!r} {app.settings!r} {app.__dict__} {keys!r}"
+        assert "secret" not in shown
+    assert read.settings.signing_keys is not None
+    assert given.settings.signing_keys is not None
+    frame = given.settings.signing_keys.sign("add", b"x", 0.0)
+    assert read.settings.signing_keys.open("add", frame).workload == b"x"
+    assert App("shop", NOWHERE, signing_keys=None, signing_max_age=None).settings.signing_keys is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "says"),
+    [("", "1 to 16 keys"), ("only-a-secret-of-many-bytes", "id:secret"), ("k1:too short", "'k1' has 9 bytes")],
+)
+def test_signing_keys_that_make_no_sense_stop_the_app(
+    monkeypatch: pytest.MonkeyPatch, variable: str, says: str
+) -> None:
+    """An empty variable too: whoever meant to set it would otherwise run without signatures."""
+    monkeypatch.setenv("GTASK_SIGNING_KEYS", variable)
+    with pytest.raises(ConfigurationError, match=f"App 'shop': .*{says}") as caught:
+        App("shop", NOWHERE)
+    assert "too short" not in str(caught.value)
+    assert "only-a-secret" not in str(caught.value)
+
+
+def test_signing_max_age_is_for_keys() -> None:
+    with pytest.raises(ConfigurationError, match="signing_max_age is for signing_keys"):
+        App("shop", NOWHERE, signing_max_age=60)
