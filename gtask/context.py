@@ -11,6 +11,7 @@ from gtask.errors import TaskError
 from gtask.message import Form, Message
 from gtask.results.joins import Join
 from gtask.retry import Retry
+from gtask.signing import Kind
 from gtask.states import Record
 from gtask.types import Submission
 
@@ -81,6 +82,7 @@ class TaskContext:
         "function",
         "joins",
         "message",
+        "proof",
         "records",
         "state",
         "task",
@@ -105,6 +107,8 @@ class TaskContext:
         self.records: list[Record] = []
         self.joins: list[Join] = []
         self.following: list[Submission] = []
+        self.proof = b""
+        """What the signatures of the answers are bound to; empty where the job was not signed (`gtask.signing`)."""
         self.state: dict[str, Any] = {}
         """For middleware to keep something from one hook to another."""
         self._reporter: Reporter = reporter or LocalReporter()
@@ -182,11 +186,18 @@ class TaskContext:
 
     def send_data(self, data: bytes | str) -> bool:
         """Sends a piece of output to a foreground caller now; returns as `progress` does."""
-        return self._reporter.data(data.encode() if isinstance(data, str) else bytes(data))
+        return self._reporter.data(self.sealed(Kind.DATA, data.encode() if isinstance(data, str) else bytes(data)))
 
     def warn(self, text: bytes | str) -> bool:
         """Sends a warning to a foreground caller now; returns as `progress` does."""
-        return self._reporter.warning(text.encode() if isinstance(text, str) else bytes(text))
+        return self._reporter.warning(self.sealed(Kind.WARNING, text.encode() if isinstance(text, str) else bytes(text)))
+
+    def sealed(self, kind: Kind, data: bytes) -> bytes:
+        """Signs what goes back to the caller, where the caller has signed; for gtask's own use."""
+        keys = self.task.app.settings.signing_keys
+        if not self.proof or keys is None:
+            return data
+        return keys.sign(self.function, data, self.task.app.now(), kind, self.proof)
 
     def retry(
         self, exc: BaseException | None = None, *, delay: float | None = None, max_retries: int | None = None

@@ -78,6 +78,7 @@ class TaskOptions(TypedDict, total=False):
     unique: str | Callable[..., str] | None
     codec: Codec
     throws: tuple[type[BaseException], ...]
+    allow_unsigned: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,8 @@ class Options:
     unique: str | Callable[..., str] | None = None
     codec: Codec = "auto"
     throws: tuple[type[BaseException], ...] = ()
+    allow_unsigned: bool = False
+    """With `signing_keys`: whether bare JSON, text and bytes are taken from callers who do not sign."""
 
     @classmethod
     def of(cls, name: str, given: Mapping[str, Any], also: Iterable[str] = ()) -> Self:
