@@ -141,6 +141,7 @@ UNKNOWN_SHOW: Final = b"ERR UNKNOWN_SHOW_ARGUMENTS\r\n"
 UNKNOWN_JOB: Final = b"ERR UNKNOWN_JOB\r\n"
 UNKNOWN_ERROR: Final = b"ERR UNKNOWN_ERROR\r\n"
 NO_FUNCTION: Final = b"ERR function not found\r\n"
+NO_ROOM: Final = b"ERR QUEUE_ERROR There+are+as+many+functions+as+there+may+be\r\n"
 FUNCTION_BUSY: Final = b"ERR there are still connected workers or executing clients\r\n"
 
 

@@ -216,7 +216,7 @@ class ClientProtocol:
 
     def _on_error(self, packet: Packet) -> None:
         code, text = (arg.decode(errors="replace") for arg in packet.args)
-        error = QueueFull(code, text) if text == "Job queue is full" else ServerError(code, text)
+        error = QueueFull(code, text) if text.startswith("Job queue is full") else ServerError(code, text)
         # A report about a job has no answer when all is well, so its ERROR stands outside the order of requests.
         if code == "JOB_NOT_FOUND":
             self._events.append(events.WorkRefused(error))

@@ -43,6 +43,9 @@ _BARE: Final = {number: Packet(_TYPES[number]) for number, splits in _SPLITS.ite
 _NEW: Final = tuple.__new__
 _unpack: Final = Struct(">4sII").unpack_from
 _CONTROL: Final = bytes(byte for byte in range(32) if byte != 9) + b"\x7f"
+_TLS: Final = 0x16
+"""How everything begins that is sent in TLS's handshake; no text command does."""
+
 _UNUSED: Final = 5
 """The one number below 43 that no packet has; gearmand refuses it and keeps the connection."""
 
@@ -140,6 +143,10 @@ class ServerProtocol:
 
     def _line(self, data: bytes, position: int, requests: list[Request]) -> int:
         """Adds the text command that starts at `position` and returns where the next request starts."""
+        if data[position] == _TLS:
+            # It would wait for an answer, and this end for the end of a line.
+            self._break(requests, "It speaks TLS (gearmans://), and this port speaks plain text alone.")
+            return len(data)
         stop = data.find(b"\n", position, position + MAX_LINE)
         if stop < 0:
             if len(data) - position >= MAX_LINE:

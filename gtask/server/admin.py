@@ -83,6 +83,8 @@ def _maxqueue(state: State, args: tuple[str, ...]) -> bytes:
         high = normal = low = numbers[0] if numbers else 0
     else:
         high, normal, low = [*numbers, 0][:3]
+    if not state.has_room(name):
+        return text.NO_ROOM
     state.function(name).limits = (high, normal, low) if high or normal or low else None
     return text.OK
 
@@ -91,6 +93,8 @@ def _create_function(state: State, args: tuple[str, ...]) -> bytes:
     name = to_bytes(args[0])
     if len(name) > MAX_FUNCTION:
         return text.incomplete("create")
+    if not state.has_room(name):
+        return text.NO_ROOM
     state.function(name).created = True
     return text.OK
 

@@ -18,6 +18,12 @@ from gtask.server.jobs import ENDED, LOW, RUNNING, Job, Peer
 from gtask.server.state import Settings, State
 from gtask.server.store import Row
 
+TURN: Final = 10_000
+"""How much the requests of one turn may spend (`State.spent`): some milliseconds."""
+
+LINE: Final = 16
+"""Bytes of an answer to a text command that are made in a microsecond, or about that."""
+
 Handler = Callable[[State, Peer, tuple[bytes, ...]], None]
 
 _T = PacketType
@@ -111,21 +117,42 @@ class Engine:
         return self.handle_all(peer, (request,), now)
 
     def handle_all(self, peer: Peer, requests: Sequence[Request], now: float) -> list[Effect]:
-        """As `handle`, for all that came in one read; nothing after a fatal violation is looked at."""
+        """As `handle`, for several; nothing after a fatal violation is looked at."""
+        effects, handled = self.handle_some(peer, requests, now)
+        while handled < len(requests):
+            requests = requests[handled:]
+            more, handled = self.handle_some(peer, requests, now)
+            effects += more
+        return effects
+
+    def handle_some(self, peer: Peer, requests: Sequence[Request], now: float) -> tuple[list[Effect], int]:
+        """As `handle_all`, for one turn: returns how many were handled as well, those behind a fatal one included.
+
+        A few bytes can ask for much (``show jobs``), and thousands of such requests fit into one read: what is left
+        over is to be handled in a later turn, after others have had theirs and the answers have been read.
+        """
         state = self._state
         state.now = now
+        state.spent = 0
+        handled = 0
         for request in requests:
+            handled += 1
             if type(request) is Packet:
                 _HANDLERS[request.type](state, peer, request.args)
             elif isinstance(request, Command):
-                state.effects.append(Send(peer, answer(state, request)))
+                text = answer(state, request)
+                state.effects.append(Send(peer, text))
+                state.spent += 1 + len(text) // LINE
             elif isinstance(request, Violation):
                 if error := request.answer():
                     state.effects.append(Send(peer, error))
                 if request.fatal:
                     state.effects.append(Close(peer, request.reason))
+                    handled = len(requests)
                     break
-        return self._take()
+            if state.spent > TURN:
+                break
+        return self._take(), handled
 
     # --- time ------------------------------------------------------------------------------------------------
 

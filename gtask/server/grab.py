@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 from gtask.server import answers
-from gtask.server.effects import Send
+from gtask.server.effects import Close, Send
 from gtask.server.jobs import MAX_CLIENT_ID, RUNNING, Function, Job, Peer
 from gtask.server.state import State
 from gtask.server.submit import MAX_FUNCTION, read_integer
@@ -20,6 +21,13 @@ def can_do(state: State, peer: Peer, args: tuple[bytes, ...], limit: float = 0.0
     if len(name) > MAX_FUNCTION or b"\0" in name:
         state.effects.append(Send(peer, answers.NUL_IN_NAME if b"\0" in name else answers.TOO_LONG_FUNCTION))
         return
+    if len(peer.functions) >= state.settings.max_abilities and name not in {one.name for one in peer.functions}:
+        most = state.settings.max_abilities
+        _send_away(state, peer, f"It offers more than {most} functions, which is the limit for one connection.")
+        return
+    if not state.has_room(name):
+        _send_away(state, peer, "It offers another function, and there are as many as there may be (--max-functions).")
+        return
     function = state.function(name)
     known = function in peer.abilities
     peer.abilities[function] = limit
@@ -33,6 +41,12 @@ def can_do(state: State, peer: Peer, args: tuple[bytes, ...], limit: float = 0.0
         function.sleepers[peer] = None
         if function.ready > function.pending:
             state.wake(function)
+
+
+def _send_away(state: State, peer: Peer, reason: str) -> None:
+    # An ERROR would be taken for the answer to something else: CAN_DO has none.
+    state.effects.append(Close(peer, reason))
+    state.spent = sys.maxsize  # what it has sent after that is not looked at
 
 
 def can_do_timeout(state: State, peer: Peer, args: tuple[bytes, ...]) -> None:
@@ -76,6 +90,7 @@ def set_client_id(state: State, peer: Peer, args: tuple[bytes, ...]) -> None:
 def pre_sleep(state: State, peer: Peer, args: tuple[bytes, ...]) -> None:
     """PRE_SLEEP: NOOP at once when there is work, else the peer sleeps until there is."""
     functions = peer.functions
+    state.spent += len(functions) >> 4
     if not state.draining:
         for function in functions:
             if function.ready:
@@ -117,6 +132,7 @@ def grab(state: State, peer: Peer) -> Job | None:
     """Hands out a job, or answers NO_JOB and returns None."""
     if peer.sleeping:
         state.unsleep(peer)
+    state.spent += len(peer.functions) >> 4
     job = None if state.draining else take(peer)
     if job is None:
         state.effects.append(Send(peer, answers.NO_JOB))

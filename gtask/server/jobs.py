@@ -18,6 +18,9 @@ ENDED: Final = 3
 COMPACT_AT: Final = 1024
 """Dead entries a queue may hold before it is swept, unless more of it is alive."""
 
+JOB_SIZE: Final = 800
+"""Bytes that a job takes beside its workload: the object, its names and its places in tables, measured."""
+
 DASH: Final = b"-"
 """The unique that stands for the data itself (protocol reference, section 11)."""
 
@@ -29,7 +32,7 @@ class Job:
     """One job: what was submitted, who wants it and who runs it.
 
     `key` is the unique under which it is stored, which is never empty. `clients` are the attached foreground
-    callers, one entry for each submission. `refused` marks a job whose insert failed.
+    callers, one entry for each submission. `size` is how many bytes it takes in memory, or about that.
     """
 
     __slots__ = (
@@ -45,6 +48,7 @@ class Job:
         "priority",
         "reducer",
         "retries",
+        "size",
         "state",
         "timer",
         "unique",
@@ -57,6 +61,7 @@ class Job:
         self.function = function
         self.unique = unique
         self.data = data
+        self.size = JOB_SIZE + len(data)
         self.priority = priority
         self.key = unique
         self.when = 0

@@ -11,43 +11,39 @@ import logging
 import os
 import selectors
 import socket
+import ssl
 import threading
 import time
+from collections import deque
 from types import TracebackType
 from typing import Final, Self
 
 from gtask.errors import ConfigurationError
 from gtask.protocol.codec import MAX_BODY
+from gtask.protocol.server import Request
 from gtask.server.connection import Connection
+from gtask.server.crowd import Bounds, Crowd
+from gtask.server.door import Door
 from gtask.server.effects import Close, Effect, Send
 from gtask.server.engine import Engine
 from gtask.server.host import handle_prefix, listen, version_text
-from gtask.server.jobs import Peer
 from gtask.server.sqlite import SqliteStore
-from gtask.server.state import Settings
+from gtask.server.state import MAX_ABILITIES, MAX_FUNCTIONS, MAX_MEMORY, Settings
 from gtask.server.store import Store, commit
+from gtask.server.tls import ServerTLS
 from gtask.types import DEFAULT_PORT, Server
 
 log = logging.getLogger("gtask.server")
 
-ACCEPTS: Final = 64
-"""Connections accepted in one round."""
-
-PAUSE_AT: Final = 8 * 1024 * 1024
-"""Unwritten bytes at which a peer is not read from until it reads."""
-
 MIN_OUTPUT: Final = 64 * 1024 * 1024
 """Unwritten bytes at which a peer that does not read is closed, or twice the largest packet if that is more."""
 
-LINGER: Final = 1.0
-"""Seconds a closed connection is kept for its peer to read the last answer."""
-
-ACCEPT_AGAIN: Final = 1.0
-"""Seconds until the next try after the process ran out of descriptors."""
+MAX_READS: Final = 256
+MAX_EFFECTS: Final = 10_000
+"""Connections read, and effects of that, before answers are written: more of either is only more memory."""
 
 _READ: Final = selectors.EVENT_READ
 _WRITE: Final = selectors.EVENT_WRITE
-_OUT_OF_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class JobServer:
@@ -55,9 +51,17 @@ class JobServer:
 
     `host` and `port` are where it listens, loopback unless told otherwise; port 0 takes a free one, which `port` then
     is. `db` is the queue file for background jobs, which is gearmand's own libsqlite3 table; without one they live in
-    memory. `job_retries` is how often a job is handed out before it is failed, 0 for no limit. `max_body` is the most
-    bytes a packet may have, `max_connections` the most connections, `exceptions` whether that option is on for all. A
-    peer that lets `max_output` unread bytes pile up is closed (None: room for two packets of the largest size).
+    memory. `job_retries` is how often a job is handed out before it is failed, 0 for no limit, `exceptions` whether
+    that option is on for all peers. With `tls` the whole port speaks TLS, and nothing without it.
+
+    What peers may take: `max_body` is the most bytes of a packet, `max_connections` the most connections,
+    `max_connections_per_peer` the most from one address (None: half of all, and as many as there are from this very
+    machine). Jobs are refused with QUEUE_ERROR beyond `max_memory` bytes of them, each counted as its workload and
+    `gtask.server.jobs.JOB_SIZE`, and beyond `max_functions` functions; a connection that offers more than
+    `max_abilities` of them is closed. So is one that lets `max_output` unread bytes pile up (None: room for two packets
+    of the largest size), one that stops in the middle of a packet or a TLS handshake for `stall_timeout` seconds, and
+    one that holds nothing and says nothing for `idle_timeout` seconds (0: never). What all peers together have not
+    finished and not read may be a quarter of `max_memory`, or four packets of the largest size if that is more.
 
     Use it as a context manager (it then runs in a thread), or `start` it and call `serve_forever`. `stop` may be
     called from any thread and from a signal handler. Protocol reference, all of it.
@@ -71,41 +75,59 @@ class JobServer:
         *,
         job_retries: int = 0,
         exceptions: bool = False,
+        tls: ServerTLS | None = None,
         max_body: int = MAX_BODY,
         max_connections: int = 10_000,
+        max_connections_per_peer: int | None = None,
         max_output: int | None = None,
+        max_memory: int = MAX_MEMORY,
+        max_functions: int = MAX_FUNCTIONS,
+        max_abilities: int = MAX_ABILITIES,
+        idle_timeout: float = 7200.0,
+        stall_timeout: float = 30.0,
     ) -> None:
         self.host = host
         self.port = port
         self.db = db
-        self._max_body = max_body
-        self._max_connections = max_connections
-        self._max_output = max(MIN_OUTPUT, 2 * max_body) if max_output is None else max_output
+        self.tls = tls
+        self._bounds = Bounds(
+            connections=max_connections,
+            per_place=max_connections_per_peer,
+            body=max_body,
+            output=max(MIN_OUTPUT, 2 * max_body) if max_output is None else max_output,
+            buffers=max(max_memory // 4, 4 * max_body),
+            idle=idle_timeout,
+            stall=stall_timeout,
+        )
         self._settings = Settings(
             prefix=handle_prefix(),
             job_retries=job_retries,
             exceptions=exceptions,
             version=version_text(),
             pid=os.getpid(),
+            max_memory=max_memory,
+            max_functions=max_functions,
+            max_abilities=max_abilities,
             verbosity=logging.getLevelName(log.getEffectiveLevel()),
         )
         self._engine = Engine(self._settings)
         self._store: Store | None = None
-        self._listener: socket.socket | None = None
+        self._door: Door | None = None
         self._selector: selectors.BaseSelector | None = None
         self._wake: tuple[socket.socket, socket.socket] | None = None
-        self._connections: dict[Peer, Connection] = {}
-        self._closing: dict[Connection, None] = {}
-        self._accept_at: float | None = None
+        self._crowd: Crowd | None = None
+        self._context: ssl.SSLContext | None = None
+        self._own: deque[socket.socket] = deque()
         self._thread: threading.Thread | None = None
         self._stop_at: float | None = None
+        self._closed = False
 
     # --- life ------------------------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
         """The server's address, as `App(servers=...)` takes it."""
-        return str(Server(self.host, self.port))
+        return str(Server(self.host, self.port, self.tls is not None))
 
     @property
     def jobs(self) -> tuple[int, int]:
@@ -115,27 +137,28 @@ class JobServer:
     def start(self) -> None:
         """Opens the queue file, queues what is in it, binds and listens; `serve_forever` does the rest.
 
-        Raises `ConfigurationError` when the file or the address cannot be used.
+        Raises `ConfigurationError` when the queue's file, a certificate or the address cannot be used.
         """
         if self._selector is not None:
             raise ConfigurationError("This job server was started already; make a new one to start again.")
-        self._listener = listen(self.host, self.port)
+        self.renew_tls()
+        listener = listen(self.host, self.port)
         try:
             if self.db is not None:
                 self._store = SqliteStore(self.db)
                 count = self._engine.restore(self._store.load(), self._now())
                 log.info("%d jobs came back from %s.", count, self.db)
         except BaseException:
-            self._listener.close()
-            self._listener = None
+            listener.close()
             raise
-        self.port = self._listener.getsockname()[1]
+        self.port = listener.getsockname()[1]
         self._wake = socket.socketpair()
         for end in self._wake:
             end.setblocking(False)
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, _READ)
+        self._door = Door(listener, self._selector)
         self._selector.register(self._wake[0], _READ)
+        self._crowd = Crowd(self._engine, self._selector, self._bounds)
         log.info("The job server listens at %s.", self.url)
 
     def serve_forever(self) -> None:
@@ -155,6 +178,33 @@ class JobServer:
         what runs has ended or the time is over. Background jobs that wait stay in the queue file.
         """
         self._stop_at = time.monotonic() + graceful
+        self._wake_up()
+
+    def connect(self) -> socket.socket:
+        """A connection from inside of this process: not over the port, without TLS, and counted for no bound.
+
+        Returns this end of it, a non-blocking socket. Safe from any thread while the server runs; raises
+        `ConnectionRefusedError` otherwise.
+        """
+        if self._selector is None or self._closed:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "the job server does not run")
+        here, there = socket.socketpair()
+        here.setblocking(False)
+        self._own.append(there)
+        self._wake_up()
+        if self._closed:
+            self._close_own()
+        return here
+
+    def renew_tls(self) -> None:
+        """Reads the files of `tls` again, for the connections that come from now on.
+
+        Raises `ConfigurationError` when they cannot be used; what was read before stays then.
+        """
+        if self.tls is not None:
+            self._context = self.tls.context()
+
+    def _wake_up(self) -> None:
         if self._wake is not None:
             try:
                 self._wake[1].send(b"\0")
@@ -178,16 +228,17 @@ class JobServer:
         if self._stop_at is None:
             return False
         self._engine.drain()
-        self._stop_accepting()
+        if self._door is not None:
+            self._door.close()
         return not self._engine.running or time.monotonic() >= self._stop_at
 
     def _close(self) -> None:
-        for connection in [*self._connections.values(), *self._closing]:
-            connection.flush()
-            connection.socket.close()
-        self._connections.clear()
-        self._closing.clear()
-        self._stop_accepting()
+        self._closed = True
+        if self._crowd is not None:
+            self._crowd.close()
+        self._close_own()
+        if self._door is not None:
+            self._door.close()
         if self._selector is not None:
             self._selector.close()
         if self._wake is not None:
@@ -196,6 +247,10 @@ class JobServer:
         if self._store is not None:
             self._store.close()
             self._store = None
+
+    def _close_own(self) -> None:
+        while self._own:
+            self._own.popleft().close()
 
     # --- one round -------------------------------------------------------------------------------------------
 
@@ -206,183 +261,120 @@ class JobServer:
 
     def _round(self) -> None:
         assert self._selector is not None
-        events = self._selector.select(self._timeout())
+        assert self._crowd is not None
+        crowd = self._crowd
+        events = self._selector.select(self._timeout(crowd))
         now = self._now()
         effects: list[Effect] = []
+        reads = 0
+        for connection in crowd.take_again():
+            effects += self._receive(crowd, connection, now)
+            reads += 1
         for key, mask in events:
             connection = key.data
             if connection is None:
-                self._attend(key.fileobj, now)
-            elif connection.closing_at is not None:
-                if not connection.discard():
-                    self._drop(connection)
-            else:
-                if mask & _WRITE:
-                    if not connection.flush():
-                        effects += self._lost(connection, now)
-                        continue
-                    self._watch(connection)
-                if mask & _READ:
-                    effects += self._receive(connection, now)
+                self._attend(crowd, key.fileobj, now)
+                continue
+            if connection.closing_at is not None:
+                crowd.forget_closed(connection)
+                continue
+            if crowd.members.get(connection.peer) is not connection:
+                continue  # it was closed a moment ago
+            if mask & _WRITE:
+                if not connection.flush():
+                    effects += crowd.lost(connection, now)
+                    continue
+                crowd.watch(connection)
+            if mask & _READ:
+                effects += self._receive(crowd, connection, now)
+                reads += 1
+                if reads >= MAX_READS or len(effects) >= MAX_EFFECTS:
+                    self._settle(crowd, effects, now)
+                    effects, reads = [], 0
         deadline = self._engine.next_deadline()
         if deadline is not None and deadline <= now:
             effects += self._engine.tick(now)
-        while effects:
-            effects = self._perform(effects, now)
-        if self._closing or self._accept_at is not None:
-            self._tidy(now)
+        self._settle(crowd, effects, now)
+        deadline = crowd.deadline()
+        if deadline is not None and deadline <= now:
+            self._settle(crowd, crowd.tidy(now), now)
+        if self._door is not None:
+            self._door.reopen(crowd, now)
 
-    def _timeout(self) -> float | None:
-        deadlines = [self._engine.next_deadline(), self._accept_at, self._stop_at]
-        if self._closing:
-            deadlines.append(next(iter(self._closing)).closing_at)
+    def _timeout(self, crowd: Crowd) -> float | None:
+        if crowd.again:
+            return 0.0
+        opens = self._door.open_at if self._door is not None else None
+        deadlines = [self._engine.next_deadline(), crowd.deadline(), opens, self._stop_at]
         first = min((deadline for deadline in deadlines if deadline is not None), default=None)
         # Bounded, so that a step of the wall clock is noticed by the epoch jobs.
         return None if first is None else min(max(0.0, first - time.monotonic()), 60.0)
 
-    def _receive(self, connection: Connection, now: float) -> list[Effect]:
-        requests = connection.read()
-        if requests is None:
-            return self._lost(connection, now)
-        try:
-            return self._engine.handle_all(connection.peer, requests, now) if requests else []
-        except Exception:
-            # A bug of this server. One peer pays for it, the others go on.
-            log.exception("%s: its request could not be served. The connection was closed.", connection.peer.address)
-            return self._lost(connection, now)
+    def _receive(self, crowd: Crowd, connection: Connection, now: float) -> list[Effect]:
+        """Handles what has come from a peer, or what is left of it: one turn, for others wait for theirs."""
+        requests: list[Request] | None = connection.requests
+        if requests:
+            connection.requests = []
+        else:
+            requests = connection.read()
+            if requests is None:
+                return crowd.lost(connection, now)
+        effects: list[Effect] = []
+        if requests:
+            try:
+                effects, handled = self._engine.handle_some(connection.peer, requests, now)
+            except Exception:
+                # A bug of this server. One peer pays for it, the others go on.
+                log.exception("%s: its request could not be served; it was closed.", connection.peer.address)
+                return crowd.lost(connection, now)
+            if handled < len(requests):
+                connection.requests = requests[handled:]
+        crowd.watch(connection)
+        return effects
 
-    def _perform(self, effects: list[Effect], now: float) -> list[Effect]:
+    def _settle(self, crowd: Crowd, effects: list[Effect], now: float) -> None:
+        while effects:
+            effects = self._perform(crowd, effects, now)
+        while effects := crowd.relieve(now):
+            while effects:
+                effects = self._perform(crowd, effects, now)
+
+    def _perform(self, crowd: Crowd, effects: list[Effect], now: float) -> list[Effect]:
         """Does what the engine wants done, and returns what comes of the peers that were lost on the way."""
         if self._store is not None and (failed := commit(self._store, effects)):
             effects = self._engine.refused(effects, failed, now)
         dirty: dict[Connection, bool] = {}
         closing: list[tuple[Connection, str]] = []
-        connections = self._connections
+        members, limit = crowd.members, self._bounds.output
         for effect in effects:
             if type(effect) is Send:
-                connection = connections.get(effect.peer)
+                connection = members.get(effect.peer)
                 if connection is not None:
-                    dirty[connection] = connection.write(effect.data, self._max_output)
-            elif type(effect) is Close and (connection := connections.get(effect.peer)) is not None:
+                    dirty[connection] = connection.write(effect.data, limit)
+            elif type(effect) is Close and (connection := members.get(effect.peer)) is not None:
                 closing.append((connection, effect.reason))
         more: list[Effect] = []
         for connection, reads in dirty.items():
             if not reads:
-                log.warning("%s does not read its answers and was closed.", connection.peer.address)
+                crowd.complain(now, "%s does not read its answers and was closed.", connection.peer.address)
             if reads and connection.flush():
-                self._watch(connection)
+                crowd.watch(connection)
             else:
-                more += self._lost(connection, now)
+                more += crowd.lost(connection, now)
         for connection, reason in closing:
-            if connection.peer in connections:
-                log.warning("%s: %s The connection was closed.", connection.peer.address, reason)
-                more += self._hang_up(connection, now)
+            if connection.peer in members:
+                more += crowd.send_away(connection, reason, now)
         return more
 
-    # --- connections -----------------------------------------------------------------------------------------
-
-    def _attend(self, source: object, now: float) -> None:
-        if source is self._listener:
-            self._accept(now)
-        elif self._wake is not None:
-            try:
-                self._wake[0].recv(4096)
-            except BlockingIOError:
-                pass
-
-    def _accept(self, now: float) -> None:
-        for _ in range(ACCEPTS):
-            if self._listener is None:
-                return
-            try:
-                sock, address = self._listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno not in _OUT_OF_ROOM:
-                    log.warning("A connection could not be accepted: %s.", error)
-                    return
-                # The listener stays readable: without a pause this would spin.
-                log.error("No connection can be accepted: %s. Raise the limit of open files.", error)
-                self._pause_accepting(now)
-                return
-            if len(self._connections) >= self._max_connections:
-                log.warning("%s was turned away: %d connections is the limit.", address[0], self._max_connections)
-                sock.close()
-                continue
-            self._admit(sock, str(address[0]), now)
-
-    def _admit(self, sock: socket.socket, address: str, now: float) -> None:
-        peer = Peer(sock.fileno(), address)
-        connection = self._connections[peer] = Connection(sock, peer, self._max_body)
-        self._engine.connected(peer, now)
-        self._watch(connection)
-
-    def _watch(self, connection: Connection) -> None:
-        """Asks the selector for what the connection needs: to be written to, and, if it reads, to be read from."""
-        assert self._selector is not None
-        pending = connection.pending
-        interest = _READ if pending < PAUSE_AT else 0
-        if pending:
-            interest |= _WRITE
-        if interest == connection.interest:
+    def _attend(self, crowd: Crowd, source: object, now: float) -> None:
+        assert self._wake is not None
+        if source is not self._wake[0]:
+            if self._door is not None:
+                self._door.accept(crowd, now, self._context)
             return
-        if connection.interest:
-            self._selector.modify(connection.socket, interest, connection)
-        else:
-            self._selector.register(connection.socket, interest, connection)
-        connection.interest = interest
-
-    def _lost(self, connection: Connection, now: float) -> list[Effect]:
-        """The peer is gone."""
-        del self._connections[connection.peer]
-        self._drop(connection)
-        return self._engine.disconnected(connection.peer, now)
-
-    def _hang_up(self, connection: Connection, now: float) -> list[Effect]:
-        """Ends the conversation, but lets the peer read what was sent to it last."""
-        assert self._selector is not None
         try:
-            connection.socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            return self._lost(connection, now)
-        del self._connections[connection.peer]
-        connection.closing_at = now + LINGER
-        self._closing[connection] = None
-        self._selector.modify(connection.socket, _READ, connection)
-        return self._engine.disconnected(connection.peer, now)
-
-    def _drop(self, connection: Connection) -> None:
-        assert self._selector is not None
-        self._closing.pop(connection, None)
-        if connection.interest:
-            self._selector.unregister(connection.socket)
-            connection.interest = 0
-        connection.socket.close()
-        if self._accept_at is not None:
-            self._accept_at = 0.0
-
-    def _tidy(self, now: float) -> None:
-        for connection in list(self._closing):
-            if connection.closing_at is None or connection.closing_at > now:
-                break
-            self._drop(connection)
-        if self._accept_at is not None and self._accept_at <= now:
-            self._accept_at = None
-            if self._listener is not None and self._selector is not None:
-                self._selector.register(self._listener, _READ)
-
-    def _pause_accepting(self, now: float) -> None:
-        assert self._selector is not None
-        assert self._listener is not None
-        self._selector.unregister(self._listener)
-        self._accept_at = now + ACCEPT_AGAIN
-
-    def _stop_accepting(self) -> None:
-        if self._listener is None:
-            return
-        if self._selector is not None and self._accept_at is None:
-            self._selector.unregister(self._listener)
-        self._accept_at = None
-        self._listener.close()
-        self._listener = None
+            self._wake[0].recv(4096)
+        except BlockingIOError:
+            pass
+        while self._own:
+            crowd.admit_own(self._own.popleft(), now)

@@ -16,12 +16,28 @@ from gtask.server.timers import Timers
 WAKE_AGAIN: Final = 1.0
 """Seconds after which a woken worker that grabbed nothing is given up on, and another is woken."""
 
-MAX_FUNCTIONS: Final = 10_000
+IDLE_FUNCTIONS: Final = 10_000
 """Functions that are kept although nothing uses them any more."""
+
+MAX_FUNCTIONS: Final = 20_000
+"""Functions there may be unless the settings say otherwise; each takes about 3 KiB."""
+
+MAX_ABILITIES: Final = 2_000
+"""Functions one connection may offer unless the settings say otherwise; whatever it asks, all of them are looked at."""
+
+MAX_MEMORY: Final = 1024 * 1024 * 1024
+"""Bytes jobs may take unless the settings say otherwise."""
+
+SWEEP_AGAIN: Final = 1.0
+"""Seconds between two looks for idle functions while there is no room for another."""
 
 
 class Settings(NamedTuple):
-    """What an engine is told from outside. `prefix` starts every handle and must differ after each start."""
+    """What an engine is told from outside. `prefix` starts every handle and must differ after each start.
+
+    `max_memory` is how many bytes all jobs may take, `max_functions` how many functions there may be, `max_abilities`
+    how many of them one connection may offer.
+    """
 
     prefix: bytes = b"H:gtask:0"
     job_retries: int = 0
@@ -29,13 +45,17 @@ class Settings(NamedTuple):
     version: str = "gtask"
     pid: int = 0
     verbosity: str = "INFO"
+    max_memory: int = MAX_MEMORY
+    max_functions: int = MAX_FUNCTIONS
+    max_abilities: int = MAX_ABILITIES
 
 
 class State:
     """Everything the job server knows.
 
     `now` is the time of the request in hand, in seconds of the caller's clock; `epoch` is the Unix time at which that
-    clock showed 0. `effects` collects what is to be done.
+    clock showed 0. `effects` collects what is to be done. `held` is how many bytes all jobs take. `spent` is how much
+    work the requests in hand have made beyond a little for each, in microseconds or so.
     """
 
     __slots__ = (
@@ -44,6 +64,7 @@ class State:
         "effects",
         "epoch",
         "functions",
+        "held",
         "jobs",
         "later",
         "limits",
@@ -51,7 +72,9 @@ class State:
         "peers",
         "running",
         "settings",
+        "spent",
         "sweep_at",
+        "sweep_next",
         "woken",
     )
 
@@ -66,7 +89,10 @@ class State:
         self.counter = 0
         self.running = 0
         self.draining = False
-        self.sweep_at = MAX_FUNCTIONS
+        self.held = 0
+        self.spent = 0
+        self.sweep_at = IDLE_FUNCTIONS
+        self.sweep_next = float("-inf")
         self.woken: OrderedDict[Peer, float] = OrderedDict()
         self.later = Timers()
         """Epoch jobs, by Unix time."""
@@ -80,10 +106,24 @@ class State:
         function = self.functions.get(name)
         if function is None:
             if len(self.functions) >= self.sweep_at:
-                self.functions = {key: value for key, value in self.functions.items() if not value.idle}
-                self.sweep_at = max(MAX_FUNCTIONS, 2 * len(self.functions))
+                self.sweep()
             function = self.functions[name] = Function(name)
         return function
+
+    def has_room(self, name: bytes) -> bool:
+        """Whether a function of this name is there, or may be made."""
+        most = self.settings.max_functions
+        if len(self.functions) < most or name in self.functions:
+            return True
+        if self.now >= self.sweep_next:
+            self.sweep_next = self.now + SWEEP_AGAIN
+            self.sweep()
+        return len(self.functions) < most
+
+    def sweep(self) -> None:
+        """Forgets the functions that nothing uses."""
+        self.functions = {key: value for key, value in self.functions.items() if not value.idle}
+        self.sweep_at = max(IDLE_FUNCTIONS, 2 * len(self.functions))
 
     def new_job(self, function: Function, unique: bytes, data: bytes, priority: int) -> Job:
         """A job with a fresh handle, in the tables but not in a queue yet."""
@@ -91,6 +131,7 @@ class State:
         handle = b"%b:%d" % (self.settings.prefix, self.counter)
         job = Job(handle, function, unique, data, priority)
         self.jobs[handle] = job
+        self.held += job.size
         if unique:
             function.index(job)
         return job
@@ -110,6 +151,7 @@ class State:
     def end(self, job: Job) -> None:
         """Takes a job out of all tables, whatever its state, and has its row deleted."""
         function = job.function
+        self.held -= job.size
         if job.state == QUEUED:
             function.unindex(job)
             function.drop(job)

@@ -18,6 +18,13 @@ MAX_REDUCER: Final = 64
 
 MAX_TIME: Final = 2**63 - 1
 
+MAX_CALLERS: Final = 5000
+"""Submissions that may wait for one job; the tuple of them is copied for each."""
+
+SPARE: Final = 4
+"""What a peer that runs a job may submit over `max_memory`, as a part of it: results and next steps, without which jobs
+would not end, and memory never be free again."""
+
 EMPTY_KEY: Final = b"~"
 DASH_KEY: Final = b"-"
 
@@ -46,7 +53,12 @@ def submit(
     if len(unique) > MAX_UNIQUE or len(name) > MAX_FUNCTION:
         state.effects.append(Send(peer, refuse_names(name, unique) or b""))
         return
-    function = state.functions.get(name) or state.function(name)
+    function = state.functions.get(name)
+    if function is None:
+        if not state.has_room(name):
+            state.effects.append(Send(peer, answers.TOO_MANY_FUNCTIONS))
+            return
+        function = state.function(name)
     if unique:
         job = function.find(unique, data)
         if job is not None:
@@ -54,6 +66,10 @@ def submit(
             return
     if function.limits is not None and is_full(function, priority):
         state.effects.append(Send(peer, answers.QUEUE_FULL))
+        return
+    most = state.settings.max_memory
+    if state.held + len(data) > most and (not peer.running or state.held + len(data) > most + most // SPARE):
+        state.effects.append(Send(peer, answers.MEMORY_FULL))
         return
     job = state.new_job(function, unique, data, priority)
     job.when = when
@@ -98,6 +114,9 @@ def join(state: State, peer: Peer, job: Job, background: bool) -> None:
     background survives its callers.
     """
     if not background:
+        if len(job.clients) >= MAX_CALLERS:
+            state.effects.append(Send(peer, answers.TOO_MANY_CALLERS))
+            return
         job.clients = (*job.clients, peer)
         peer.waiting[job] = None
     elif not job.background:

@@ -112,6 +112,7 @@ def get_status_unique(state: State, peer: Peer, args: tuple[bytes, ...]) -> None
     if len(unique) > MAX_UNIQUE or b"\0" in unique:
         state.effects.append(Send(peer, answers.TOO_LONG_UNIQUE if b"\0" not in unique else answers.NUL_IN_NAME))
         return
+    state.spent += len(state.functions) >> 3
     job = next((found for function in state.functions.values() if (found := _with_unique(function, unique))), None)
     clients = b"%d" % len(job.clients) if job is not None else b"0"
     state.effects.append(Send(peer, answers.packet(PacketType.STATUS_RES_UNIQUE, unique, *status_fields(job), clients)))

@@ -286,12 +286,12 @@ def test_functions_that_nobody_uses_do_not_pile_up() -> None:
     w = bench.peer(b"kept by its worker")
     bench.submit(bench.peer())
     count = itertools.count()
-    for _ in range(3 * state.MAX_FUNCTIONS):
+    for _ in range(3 * state.IDLE_FUNCTIONS):
         passing = b"%d" % next(count)
         bench.send(w, T.CAN_DO, passing)
         bench.send(w, T.CANT_DO, passing)
     functions = bench.engine._state.functions
-    assert len(functions) <= 2 * state.MAX_FUNCTIONS
+    assert len(functions) <= 2 * state.IDLE_FUNCTIONS
     assert {b"kept by its worker", b"f"} <= set(functions)
 
 
