@@ -26,9 +26,12 @@ FLOORS: dict[str, int] = {
     "gtask.server": 2,  # the engine and what it is made of; what touches sockets and files is named below
     "gtask.server.__init__": 3,
     "gtask.server.connection": 3,
+    "gtask.server.crowd": 3,
+    "gtask.server.door": 3,
     "gtask.server.host": 3,
     "gtask.server.listener": 3,
     "gtask.server.sqlite": 3,
+    "gtask.server.tls": 3,
     "gtask.client": 3,
     "gtask.worker": 3,
     "gtask.answers": 4,
