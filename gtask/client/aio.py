@@ -213,7 +213,12 @@ class AsyncClient:
                     await other.wait()
                 if scope.cancelled_caught:
                     raise base.still_trying(server, step.timeout)
-            return self._core.opened(server, await connect(server, step.timeout, self._core.tls))
+            try:
+                stream = await connect(server, started + step.timeout - time.monotonic(), self._core.tls)
+            except NetworkError as error:
+                self._core.refused(server, error)
+                raise
+            return self._core.opened(server, stream)
         finally:
             if self._gates.get(server) is mine:
                 del self._gates[server]

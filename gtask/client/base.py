@@ -116,7 +116,7 @@ class Router:
         self._rng = rng or Random()
         start = self._rng.randrange(len(servers))
         self.servers: list[Server] = [*servers[start:], *servers[:start]]
-        self._failures: dict[Server, tuple[int, float, float, NetworkError]] = {}
+        self._failures: dict[Server, tuple[int, float]] = {}
 
     def __repr__(self) -> str:
         return f"<Router {', '.join(map(str, self.servers))}; {len(self._failures)} failed>"
@@ -133,21 +133,16 @@ class Router:
             )
         return servers
 
-    def failed(self, server: Server, now: float, error: NetworkError) -> None:
+    def failed(self, server: Server, now: float) -> None:
         """Notes that a server could not be reached, or did not answer."""
         count = self._failures[server][0] + 1 if server in self._failures else 1
         span = min(_MAX_BACKOFF, _FIRST_BACKOFF * 2 ** min(count - 1, 16))
-        self._failures[server] = (count, now + span * (0.5 + self._rng.random() / 2), now, error)
+        self._failures[server] = (count, now + span * (0.5 + self._rng.random() / 2))
 
     def worked(self, server: Server) -> None:
         """Notes that a server answers."""
         if self._failures:
             self._failures.pop(server, None)
-
-    def failure_since(self, server: Server, then: float) -> NetworkError | None:
-        """What a server failed with at `then` or later, or None."""
-        _, _, when, error = self._failures.get(server, (0, 0.0, 0.0, None))
-        return error if error is not None and when >= then else None
 
     def avoided(self, server: Server, now: float) -> bool:
         """Whether a server is to be left alone for now."""

@@ -187,7 +187,13 @@ class Client:
         try:
             while True:
                 with lock:
-                    step = flow.send(value) if error is None else flow.throw(error)
+                    try:
+                        step = flow.send(value) if error is None else flow.throw(error)
+                    except StopIteration:
+                        raise
+                    except BaseException:
+                        self._core.mend()  # before another thread has the lock
+                        raise
                 value = error = None
                 try:
                     if isinstance(step, Pending):
@@ -217,7 +223,11 @@ class Client:
         assert isinstance(stream, Connection)
         while True:
             with self._lock:
-                part = self._core.attend(pending)
+                try:
+                    part = self._core.attend(pending)
+                except BaseException:
+                    self._core.mend()
+                    raise
                 if part is None:
                     return
                 if part is Part.FOLLOW:
@@ -252,7 +262,12 @@ class Client:
                     break
                 if not other.wait(started + step.timeout - time.monotonic()):
                     raise base.still_trying(server, step.timeout)
-            stream = connect(server, step.timeout, self._core.tls)
+            try:
+                stream = connect(server, started + step.timeout - time.monotonic(), self._core.tls)
+            except NetworkError as error:
+                with self._lock:
+                    self._core.refused(server, error)
+                raise
             with self._lock:
                 return self._core.opened(server, stream)
         finally:

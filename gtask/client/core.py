@@ -111,6 +111,7 @@ class Core:
         self.links: dict[Server, Link] = {}
         self.retired: set[Link] = set()
         self.closed = False
+        self._refusals: dict[Server, tuple[float, NetworkError]] = {}
         self._wake = wake
         self._release = release
 
@@ -128,6 +129,8 @@ class Core:
         if self.closed:
             stream.close()
             raise self._closed()
+        self.mend()
+        self._refusals.pop(server, None)
         link = self.links[server] = Link(server, stream, self.max_body, self.client_id, monotonic())
         return link
 
@@ -136,13 +139,20 @@ class Core:
         link = self.links.get(server)
         if link is not None and link.usable:
             return link
-        if (failure := self.router.failure_since(server, since)) is not None:
-            raise ConnectFailed(str(failure)) from failure
+        when, error = self._refusals.get(server, (-INF, None))
+        if error is not None and when >= since:
+            raise ConnectFailed(str(error)) from error
         return None
+
+    def refused(self, server: Server, error: NetworkError) -> None:
+        """Notes that a server could not be reached, also for the calls that wait for this one's connection."""
+        now = monotonic()
+        self.router.failed(server, now)
+        self._refusals[server] = (now, error)
 
     def end(self, link: Link, error: NetworkError | ProtocolError) -> None:
         """Ends a connection; whoever waits on it is told."""
-        self._wake(link.end(error))
+        self._wake([*link.end(error), *link.followers])
         self._forget(link)
 
     def _forget(self, link: Link) -> None:
@@ -153,6 +163,8 @@ class Core:
 
     def receive(self, link: Link) -> bool:
         """Takes what has come over a connection, and tells whom it concerns; says whether there was anything."""
+        if link.torn:
+            self.mend()
         if link.error is not None:
             return False
         link.torn = True
@@ -174,6 +186,10 @@ class Core:
 
     def flush(self, link: Link) -> None:
         """Sends what is in line on a connection, as far as it goes."""
+        if link.torn:
+            self.mend()
+        if link.error is not None:
+            return
         link.torn = True
         try:
             link.flush()
@@ -191,13 +207,14 @@ class Core:
         None means that it need not: there is news, the connection has ended, or its time is up.
         """
         link = pending.link
-        if link.torn:
-            self.mend()
-        if link.reader is pending:
+        if link.reader is pending or (link.reader is None and pending.deadline() <= monotonic()):
+            # Whoever has no time to wait takes what has come, or a poll would never see anything.
             self.receive(link)
         if link.unsent and (link.reader is pending or link.writer is pending):
             self.flush(link)
-        if pending.ready or link.error is not None or pending.deadline() <= monotonic():
+        if link.error is not None:
+            pending.lose()
+        if pending.ready or pending.deadline() <= monotonic():
             self.stand_down(pending)
             return None
         return link.part(pending)
@@ -284,12 +301,11 @@ class Core:
         if link is not None and link.usable:
             return link
         patience = self.router.patience(server, now, limit - now, self.connect_timeout)
-        try:
+        for _ in range(3):
             found: Link = yield Open(server, patience)
-        except NetworkError as error:
-            self.router.failed(server, monotonic(), error)
-            raise
-        return found
+            if found.usable:  # else another call has ended it before this one had its turn
+                return found
+        raise found.stream.lost()
 
     def lost(self, trip: Trip, link: Link, answered: bool = False) -> Flow[None]:
         """After a connection was lost with something of this call on it: whether, and when, to try again.
@@ -308,12 +324,12 @@ class Core:
         if isinstance(error, RemoteProtocolError):
             # Whoever speaks like that is no job server; this call does not ask it again.
             trip.excluded[link.server] = error
-            self.router.failed(link.server, now, ConnectFailed(str(error)))
+            self.router.failed(link.server, now)
         if trip.losses >= base.MAX_LOSSES or now >= trip.give_up_at or len(trip.excluded) == len(self.servers):
             raise error
         if trip.losses > 1 and not isinstance(error, RemoteProtocolError):
             # Once may be an old connection; again, and the others come first.
-            self.router.failed(link.server, now, ConnectFailed(str(error)))
+            self.router.failed(link.server, now)
             trip.pauses += 1
             yield Pause(min(self.router.pause(trip.pauses), trip.give_up_at - now))
 
@@ -324,7 +340,7 @@ class Core:
         """
         link, now = pending.link, monotonic()
         error = RequestTimeout(f"{link.server} did not answer within {now - pending.since:.3g} s.")
-        self.router.failed(link.server, now, error)
+        self.router.failed(link.server, now)
         if not link.live or link.unsent or now >= pending.since + self.request_timeout:
             self.end(link, error)
         # What silenced this connection (a laptop that slept, a NAT that forgot) has often silenced all of them. Those

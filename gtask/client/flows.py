@@ -254,6 +254,7 @@ def statuses(core: Core, uniques: Sequence[str], timeout: float | None) -> Flow[
         now = monotonic()
         servers = [server for server in core.servers if not core.router.avoided(server, now)] or list(core.servers)
         reasons: dict[Server, NetworkError] = {}
+        cut: dict[Server, NetworkError] = {}
         for _ in range(2):  # a second time for those whose connection was lost: it may have been an old one
             batches = yield from _ask_all(core, servers, window, trip, reasons)
             servers = []
@@ -264,6 +265,8 @@ def statuses(core: Core, uniques: Sequence[str], timeout: float | None) -> Flow[
                         results[first + index] = base.better_status(results[first + index], value)
                 if batch.lost:
                     servers.append(batch.link.server)
+                    if isinstance(batch.link.error, NetworkError):
+                        cut[batch.link.server] = batch.link.error
                 elif not batch.done:
                     reasons[batch.link.server] = core.unanswered(batch)
                 else:
@@ -271,7 +274,7 @@ def statuses(core: Core, uniques: Sequence[str], timeout: float | None) -> Flow[
             if not servers:
                 break
         if len(reasons) + len(servers) == len(core.servers):
-            raise base.no_server(reasons, core.servers)
+            raise base.no_server(cut | reasons, core.servers)
     return results
 
 

@@ -85,6 +85,11 @@ class Pending:
         """Takes an event of this request."""
         raise NotImplementedError
 
+    def lose(self) -> None:
+        """Says that the connection has ended, to one whose answer was torn from it half-way."""
+        if not self.done:
+            self.answered = self.done = self.lost = True
+
     def give_up(self) -> None:
         """Says that nobody waits any more: what still comes is swallowed."""
 
@@ -124,6 +129,11 @@ class Batch(Pending):
         """Says that one more question was asked."""
         self.expected += 1
         self.answered = self.done = False
+
+    def lose(self) -> None:
+        """Says that the answers that are not there will not come."""
+        self.values += [None] * (self.expected - len(self.values))
+        super().lose()
 
     def take(self, event: Event) -> None:
         """Takes the next answer."""
@@ -267,7 +277,7 @@ class Link:
     @property
     def usable(self) -> bool:
         """Whether new requests may go over it."""
-        return self.error is None and not self.retired
+        return self.error is None and not self.retired and not self.torn
 
     @property
     def busy(self) -> bool:
