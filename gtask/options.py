@@ -178,6 +178,8 @@ def check_name(name: str, what: str = "task") -> str:
 
 def priority_of(value: str | Priority) -> Priority:
     """Reads a priority; raises `ConfigurationError` when it is none of the three."""
+    if isinstance(value, Priority):
+        return value
     try:
         return Priority(value)
     except ValueError:

@@ -13,6 +13,7 @@ The API is all that gtask needs; no other file imports it.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -348,13 +349,23 @@ def _histogram(meter: Meter, name: str, description: str, buckets: Sequence[floa
 
 
 def _tracer() -> Tracer | None:
-    provider = get_tracer_provider()
-    return _tracer_of(provider) if _records(type(provider)) else None
+    if _named or _trace.get("_TRACER_PROVIDER", True) is not None:
+        provider = get_tracer_provider()
+        return _tracer_of(provider) if _records(type(provider)) else None
+    return None
 
 
 def _instruments() -> _Instruments | None:
-    provider = get_meter_provider()
-    return _instruments_of(provider) if _records(type(provider)) else None
+    if _named or _metrics.get("_METER_PROVIDER", True) is not None:
+        provider = get_meter_provider()
+        return _instruments_of(provider) if _records(type(provider)) else None
+    return None
+
+
+# While there is no provider, the API looks for the name of one in the environment at each question: a tenth of all that
+# an empty task costs. So that is read once, and then the API's own variables are; where they are not, it is asked.
+_trace, _metrics = get_tracer_provider.__globals__, get_meter_provider.__globals__
+_named = not os.environ.keys().isdisjoint(("OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER"))
 
 
 @lru_cache(maxsize=8)
