@@ -128,7 +128,11 @@ class Runner:
         runner = getattr(self._loops, "runner", None)
         if runner is not None:
             self._loops.runner = None
-            runner.close()
+            try:
+                # What tasks have sent from this loop went over connections of its own.
+                runner.run(self.app.aclose())
+            finally:
+                runner.close()
 
     # --- from job to context ---------------------------------------------------------------------------------
 
