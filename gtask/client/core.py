@@ -8,6 +8,7 @@ resume it; an error of the wait is thrown into it. The calls themselves are in `
 from __future__ import annotations
 
 import contextlib
+import ssl
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from random import Random
@@ -18,7 +19,6 @@ from gtask.client import base
 from gtask.client.base import INF, Router
 from gtask.client.link import MAX_ABANDONED, Link, Part, Pending
 from gtask.errors import (
-    ConfigurationError,
     ConnectFailed,
     ConnectionLost,
     LocalProtocolError,
@@ -29,7 +29,7 @@ from gtask.errors import (
 )
 from gtask.protocol.codec import MAX_BODY
 from gtask.transport.stream import Connection
-from gtask.transport.tls import TLS
+from gtask.transport.tls import TLS, refuse_plaintext
 from gtask.types import Server, parse_servers
 
 
@@ -100,8 +100,7 @@ class Core:
         rng: Random | None = None,
     ) -> None:
         self.servers = parse_servers(servers)
-        if tls is not None and not any(server.tls for server in self.servers):
-            raise ConfigurationError(f"tls= is given, but {self.servers[0]} is plain text; write gearmans:// for TLS.")
+        refuse_plaintext(self.servers, tls)
         self.request_timeout = request_timeout
         self.connect_timeout = connect_timeout
         self.max_body = max_body
@@ -321,13 +320,14 @@ class Core:
             trip.give_up_at = trip.limit if trip.limit < INF else now + trip.window
             trip.pauses = 0
         trip.uncertain = True
-        if isinstance(error, RemoteProtocolError):
-            # Whoever speaks like that is no job server; this call does not ask it again.
+        final = isinstance(error, RemoteProtocolError) or isinstance(error.__cause__, ssl.SSLError)
+        if final:
+            # No job server speaks like that, or it refuses our certificate; this call does not ask it again.
             trip.excluded[link.server] = error
             self.router.failed(link.server, now)
         if trip.losses >= base.MAX_LOSSES or now >= trip.give_up_at or len(trip.excluded) == len(self.servers):
             raise error
-        if trip.losses > 1 and not isinstance(error, RemoteProtocolError):
+        if trip.losses > 1 and not final:
             # Once may be an old connection; again, and the others come first.
             self.router.failed(link.server, now)
             trip.pauses += 1
