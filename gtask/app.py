@@ -16,6 +16,7 @@ from gtask.arguments import Arguments
 from gtask.canvas import Signature
 from gtask.context import TaskContext
 from gtask.errors import ConfigurationError, DuplicateTask, UnknownTask
+from gtask.letters import SUFFIX
 from gtask.message import new_task_id
 from gtask.middleware import default_middleware
 from gtask.middleware.base import Middleware, Stack
@@ -133,6 +134,8 @@ class App:
         name = check_name((self.settings.namespace if namespace is None else namespace) + own)
         if name.startswith(RESERVED):
             raise ConfigurationError(f"{name!r}: names that start with 'gtask.' are gtask's own; choose another.")
+        if name.endswith(SUFFIX):
+            raise ConfigurationError(f"{name!r}: names that end in '{SUFFIX}' hold dead letters; choose another.")
         if name in self.tasks:
             raise DuplicateTask(f"App {self.name!r} has a task {name!r} already; give one of them name='...'.")
         return name

@@ -12,7 +12,7 @@ from gtask.message import Form, Message
 from gtask.results.joins import Join
 from gtask.retry import Retry
 from gtask.signing import Kind
-from gtask.states import Record
+from gtask.states import Outcome, Record
 from gtask.types import Submission
 
 if TYPE_CHECKING:
@@ -71,22 +71,26 @@ class TaskContext:
     """One run of one task.
 
     `task` is the task, `message` what its caller sent. `worker` names the process that runs it, empty for a plain
-    local call. The attributes `records`, `joins` and `following` belong to the middleware: what is to be stored, what
-    is to be handed in for a chord, and what is to be submitted before the job is ended.
+    local call. The attributes `records`, `joins`, `following` and `letters` belong to the middleware: what is to be
+    stored, what is to be handed in for a chord, what is to be submitted before the job is ended, and what is parked.
+    `completed` is the outcome that the store has of an earlier run of this very task, which is then not run again.
     """
 
     __slots__ = (
         "_reporter",
         "attempt",
+        "completed",
         "following",
         "function",
         "joins",
+        "letters",
         "message",
         "proof",
         "records",
         "state",
         "task",
         "worker",
+        "workload",
     )
 
     def __init__(
@@ -97,6 +101,7 @@ class TaskContext:
         worker: str = "",
         attempt: int = 0,
         function: str = "",
+        workload: bytes = b"",
     ) -> None:
         self.task = task
         self.message = message
@@ -104,9 +109,13 @@ class TaskContext:
         self.attempt = attempt
         self.function = function or message.task
         """The function on the job server that the job came from."""
+        self.workload = workload
+        """What the job came with: the message before it was decoded."""
+        self.completed: Outcome | None = None
         self.records: list[Record] = []
         self.joins: list[Join] = []
         self.following: list[Submission] = []
+        self.letters: list[Submission] = []
         self.proof = b""
         """What the signatures of the answers are bound to; empty where the job was not signed (`gtask.signing`)."""
         self.state: dict[str, Any] = {}

@@ -23,8 +23,9 @@ from gtask.answers import FOREIGN, decode_answer, decode_failure
 from gtask.arguments import Arguments
 from gtask.context import TaskContext, enter
 from gtask.errors import DecodeError, LocalProtocolError, TaskExpired, TaskFailed
-from gtask.failures import rebuild
+from gtask.failures import error_info, rebuild
 from gtask.message import Message, decode_message, encode_foreign
+from gtask.middleware.dead_letters import park_refused
 from gtask.options import TASK_NAME, priority_of
 from gtask.protocol import Event, Lost, Refused, WorkComplete, WorkException, WorkFail
 from gtask.publish import CALL, LATER, later_submission, unpack_later
@@ -88,8 +89,9 @@ class Housekeeper:
         try:
             later = unpack_later(job.workload)
         except DecodeError as error:
-            log.error("A delayed job cannot be read and is dropped: %s", error)
-            self._driver.finish(job, Ending(End.FAIL), flush=False)
+            log.error("A delayed job cannot be read, and is parked: %s", error)
+            parked = park_refused(self._app, job, error_info(error), self._runner.worker)
+            self._driver.finish(job, Ending(End.FAIL, optional=parked), flush=False)
             return
         left = later.due - time.time()
         if left > HOLD:
@@ -117,7 +119,7 @@ class Housekeeper:
         task = self._app.tasks.get(message.task)
         if task is None:
             task = BaseTask(self._app, message.task, config, Arguments(None, message.task), message.headers["foreign"])
-        context = TaskContext(task, message, worker=self._runner.worker, function=CALL)
+        context = TaskContext(task, message, worker=self._runner.worker, function=CALL, workload=job.workload)
         _ForeignCall(self, job, context).go_on(None)
 
     async def _call(self, context: TaskContext) -> Outcome:

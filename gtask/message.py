@@ -50,6 +50,9 @@ class Headers(TypedDict, total=False):
 
     task: str  # the task's name; a message that is replayed under another function's name is refused by it
     retries: int  # retries that lie behind this run
+    runs: int  # runs before the first of these: it failed for good, and was sent again from its dead letter
+    history: list[Any]  # earlier runs that failed, the last ones: [type, message, time], see gtask.letters
+    replayed: bool  # it may have been sent before, and so may have run: the worker asks the store
     max_retries: int | None  # in place of the task's own
     eta: float  # not to be run before
     expires: float  # not to be started after
@@ -137,6 +140,11 @@ def parse_wire_unique(function: str, unique: str) -> WireUnique:
     if found is not None and unique[24:32] == _function_mark(function):
         return WireUnique(found[1], int(found[2] or "0", 16), found[3] is not None)
     return WireUnique(unique if _FOREIGN_ID.fullmatch(unique) else "")
+
+
+def is_own_unique(function: str, unique: str) -> bool:
+    """Whether a unique is one that `wire_unique` made for a task of this function, of an id by `new_task_id`."""
+    return unique[24:32] == _function_mark(function) and _UNIQUE.fullmatch(unique) is not None
 
 
 _TASK_ID: Final = re.compile(rf"[A-Za-z0-9_.:\-]{{1,{MAX_TASK_ID}}}")
@@ -311,6 +319,8 @@ _STEPS: Final[_Check] = (lambda value: isinstance(value, list), "an array of sig
 _CHECKS: Final[Mapping[str, _Check]] = {
     "task": _TEXT,
     "retries": (_is_count, "a count"),
+    "runs": (_is_count, "a count"),
+    "replayed": _FLAG,
     "max_retries": (lambda value: value is None or _is_count(value), "a count, or null for no end"),
     "eta": _TIME,
     "expires": _TIME,
@@ -353,6 +363,7 @@ __all__ = [
     "encode_failure",
     "encode_foreign",
     "encode_message",
+    "is_own_unique",
     "new_task_id",
     "parse_wire_unique",
     "wire_unique",

@@ -23,6 +23,7 @@ from gtask.errors import EncodeError, TaskExpired
 from gtask.failures import error_info
 from gtask.message import decode_message, parse_wire_unique
 from gtask.middleware import default_middleware
+from gtask.middleware.dead_letters import park, park_refused
 from gtask.middleware.results import check_size, keeps_result
 from gtask.results.joins import Join
 from gtask.results.records import outcome_to_record
@@ -143,17 +144,22 @@ class Runner:
             message = decode_message(job.function, job.workload, task.config.codec, job.unique)
         except Exception as error:
             return self.refuse(job, error)
-        return TaskContext(task, message, reporter, self.worker, job.attempt, job.function)
+        return TaskContext(task, message, reporter, self.worker, job.attempt, job.function, job.workload)
 
     def refuse(self, job: Job, error: Exception) -> Ending:
-        """Fails a job that cannot be decoded: its caller is told, on the connection and through the store."""
+        """Fails a job that cannot be decoded, and parks it with its bytes.
+
+        Its caller is told, on the connection and through the store.
+        """
         log.error("Job %s of %s cannot be run: %s", job.unique or job.handle.decode(), job.function, error)
         info = error_info(error)
         form = Form.ENVELOPE if is_envelope(job.workload) else Form.JSON
         ending = Ending(End.EXCEPTION, encode_failure(form, ErrorInfo(info.type, info.message)))
         task_id = parse_wire_unique(job.function, job.unique).id
         store = self.app.store
-        if store is None or len(task_id) != 32:
+        stored = store is not None and len(task_id) == 32
+        ending = ending._replace(optional=park_refused(self.app, job, info, self.worker, task_id, stored))
+        if store is None or not stored:
             return ending
         record = outcome_to_record(Outcome(task_id, State.FAILURE, error=info, task=job.function, worker=self.worker))
         if not store.carries:
@@ -201,8 +207,10 @@ class Runner:
         context.following.clear()
         context.records.clear()
         context.joins.clear()
+        context.letters.clear()
         if keeps_result(context):
             context.records.append(outcome_to_record(outcome))
+        park(context, outcome)
         return outcome
 
     # --- from outcome to ending ------------------------------------------------------------------------------
@@ -214,7 +222,7 @@ class Runner:
         end, data = self._answer(context.message.form, outcome, context.foreground)
         if context.foreground:
             return Ending(end, data)
-        return Ending(end, data, self._carry(context), tuple(context.following))
+        return Ending(end, data, self._carry(context), tuple(context.following), tuple(context.letters))
 
     def _answer(self, form: Form, outcome: Outcome, foreground: bool) -> tuple[End, bytes]:
         if outcome.state is State.RETRY or (form is Form.ENVELOPE and not foreground):

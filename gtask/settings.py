@@ -41,8 +41,8 @@ class Settings:
     after which a worker asks its job server for a sign of life (a dead link is found after two of them), all in
     seconds; `max_message` is how large a message or a result may be, in bytes: less than a job server takes in one
     packet, which is 64 MiB where it is not told otherwise. `ignore_result` is every task's default of that option.
-    `dead_letters` parks what fails for good in ``<task>.dead``. `skip_completed` asks the store before a job is run that
-    may have been run before, and does not run it when its task has ended.
+    `dead_letters` parks what fails for good in ``<task>.dead``. `skip_completed` asks the store before a job is run
+    that may have been run before, and does not run it when its task has ended.
 
     `signing_keys` are secrets by their ids, or text as ``k2:secret2,k1:secret1``: the first signs what is sent, all of
     them verify, and what is not signed is not run. Jobs that were signed more than `signing_max_age` seconds ago are

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 from gtask.middleware.base import Middleware, Next, Stack
 from gtask.middleware.canvas import Canvas
+from gtask.middleware.completed import Completed
+from gtask.middleware.dead_letters import DeadLetters
 from gtask.middleware.logging import Logging
 from gtask.middleware.results import Results
 from gtask.middleware.retries import Retries
@@ -18,14 +20,25 @@ def default_middleware(servers: Callable[[], Sequence[Server]] = tuple) -> list[
     """gtask's own middleware, outermost first; `servers` says which job servers the App uses now.
 
     Read from the inside it is the promise of the design, section 6: `TimeLimit` cuts, `Retries` makes an outcome of
-    what was raised, `Results` keeps the final outcome, `Canvas` goes on from it. Log lines are written inside the span,
-    so that they can carry its id.
+    what was raised, `Results` keeps the final outcome (`Completed` has it from an earlier run), `Canvas` goes on from
+    it, `DeadLetters` parks what failed for good. Log lines are written inside the span, so that they can carry its id.
     """
-    return [Tracing(servers), Logging(), Canvas(), Results(), Retries(), TimeLimit()]
+    return [
+        Tracing(servers),
+        Logging(),
+        DeadLetters(),
+        Canvas(),
+        Completed(),
+        Results(),
+        Retries(),
+        TimeLimit(),
+    ]
 
 
 __all__ = [
     "Canvas",
+    "Completed",
+    "DeadLetters",
     "Logging",
     "Middleware",
     "Next",

@@ -6,6 +6,7 @@ What follows is submitted after the result is stored and before the job is ended
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -107,5 +108,12 @@ class Canvas(Middleware):
         step = SignatureData.from_list(plain)
         if not step.immutable:
             step = replace(step, args=(value, *step.args))
+        if context.completed is not None:
+            step = replace(step, options=_replayed(step.options))
         app = context.task.app
         context.following.append(app.publisher.seal(app.publisher.prepare(step, app.now(), rest)))
+
+
+def _replayed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a step that may have been sent before: the worker that gets it asks the store first."""
+    return {**options, "headers": {**(options.get("headers") or {}), "replayed": True}}

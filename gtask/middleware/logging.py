@@ -35,6 +35,9 @@ class Logging(Middleware):
         started = time.perf_counter()
         outcome = await call_next(context)
         seconds = time.perf_counter() - started
+        if context.completed is not None:
+            log.info("Task %s[%s] is not run again: it has ended before (%s)", name, task_id, outcome.state)
+            return outcome
         level = logging.INFO if outcome.state in (State.SUCCESS, State.RETRY, State.REVOKED) else logging.ERROR
         if not log.isEnabledFor(level):
             return outcome

@@ -16,9 +16,11 @@ import anyio
 from gtask.context import TaskContext
 from gtask.errors import TaskExpired, TaskRevoked, TimeLimitExceeded, WorkerLost
 from gtask.failures import error_info
+from gtask.letters import HISTORY_ROOM, add_attempt, read_history
 from gtask.middleware.base import Middleware, Next
+from gtask.middleware.dead_letters import parks
 from gtask.retry import Retry, RetryPolicy
-from gtask.states import Outcome, State
+from gtask.states import ErrorInfo, Outcome, State
 
 
 class Retries(Middleware):
@@ -52,7 +54,15 @@ class Retries(Middleware):
         info = error_info((error.reason or error) if isinstance(error, Retry) else error)
         if delay is None:
             return Outcome(context.id, State.FAILURE, error=info)
+        _remember(context, info)
         return Outcome(context.id, State.RETRY, error=info, delay=delay)
+
+
+def _remember(context: TaskContext, error: ErrorInfo) -> None:
+    """Has the next run carry the error of this one along, for the dead letter that it may end in."""
+    if parks(context) and len(context.workload) + HISTORY_ROOM <= context.task.app.settings.max_message:
+        headers = context.message.headers
+        headers["history"] = add_attempt(read_history(headers.get("history")), error, context.task.app.now())
 
 
 def _is_worker_cancelled() -> bool:

@@ -78,6 +78,7 @@ OPERATION_DURATION: Final = "messaging.client.operation.duration"
 PROCESS_DURATION: Final = "messaging.process.duration"
 QUEUE_DURATION: Final = "gtask.queue.duration"
 TASKS: Final = "gtask.tasks"
+SKIPPED: Final = "gtask.tasks.skipped"
 
 EVENTS: Final = {State.FAILURE: EXCEPTION, State.RETRY: "gtask.retry", State.REVOKED: "gtask.revoked"}
 """The event that says why a run led to a state."""
@@ -130,7 +131,7 @@ class Tracing(Middleware):
         if tracer is not None:
             span = _start_run(tracer, context, surroundings, server)
             surroundings = set_span_in_context(span, surroundings)
-        if instruments is not None:
+        if instruments is not None and context.completed is None:
             instruments.waited(context)
         token = attach(surroundings)
         started = time.perf_counter()
@@ -152,7 +153,9 @@ class Tracing(Middleware):
             detach(token)
             if span is not None:
                 span.end()
-            if instruments is not None:
+            if instruments is not None and context.completed is not None:
+                instruments.skipped(context)
+            elif instruments is not None:
                 instruments.ran(context, state, error, time.perf_counter() - started, server)
         return outcome
 
@@ -304,6 +307,7 @@ class _Instruments:
             meter, QUEUE_DURATION, "Time between when a task was to run, or was sent, and its start.", QUEUE_BUCKETS
         )
         self._tasks = meter.create_counter(TASKS, "{task}", "Runs of tasks, by task and by the state they led to.")
+        self._skipped = meter.create_counter(SKIPPED, "{task}", "Jobs not run again: their tasks had ended before.")
 
     def sent(self, task: str, operation: str, error: str, seconds: float, server: _Server) -> None:
         """A message was sent, or could not be."""
@@ -327,6 +331,10 @@ class _Instruments:
         due = max(due, headers.get("eta", due))
         # Between two hosts the clocks may disagree by more than the job has waited.
         self._queue.record(max(0.0, context.task.app.now() - due), {TASK: context.message.task})
+
+    def skipped(self, context: TaskContext) -> None:
+        """A job was ended without a run, since its task had ended before."""
+        self._skipped.add(1, {TASK: context.message.task})
 
     def ran(self, context: TaskContext, state: State, error: str, seconds: float, server: _Server) -> None:
         """A run is over."""

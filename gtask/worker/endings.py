@@ -6,7 +6,9 @@ waits for its confirmation, the results of the jobs that end meanwhile gather fo
 sends few large ones and an idle one sends each at once.
 
 A refusal for want of room or of a database (QUEUE_ERROR) is tried again with growing pauses. When it goes on for
-`PATIENCE` seconds the connection is given up: the jobs go back to the job server, and nothing is lost.
+`PATIENCE` seconds the connection is given up: the jobs go back to the job server, and nothing is lost. Only what is
+optional (a dead letter) is let go instead, after `OPTIONAL_PATIENCE` seconds or, where its queue is full, at once: that
+is emptied by hand.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gtask.errors import LocalProtocolError
+from gtask.errors import LocalProtocolError, QueueFull
 from gtask.protocol import Event, JobCreated, Refused
 from gtask.types import Submission
 from gtask.worker.job import End, Ending, Job
@@ -27,6 +29,9 @@ log = logging.getLogger("gtask.worker")
 
 PATIENCE: Final = 60.0
 """Seconds a refused step is tried again before the connection is given up."""
+
+OPTIONAL_PATIENCE: Final = 5.0
+"""Seconds a refused step that is optional is tried again before it is let go."""
 
 FIRST_PAUSE: Final = 0.25
 MAX_PAUSE: Final = 5.0
@@ -39,10 +44,16 @@ MAX_BYTES: Final = 1024 * 1024
 class _Step:
     """One submission under way for the endings of some jobs; called with what becomes of it."""
 
-    __slots__ = ("carries", "endings", "jobs", "link", "pauses", "since", "submission")
+    __slots__ = ("carries", "endings", "jobs", "link", "optional", "pauses", "since", "submission")
 
     def __init__(
-        self, endings: Endings, link: Link, submission: Submission, jobs: list[tuple[Job, Ending]], carries: bool
+        self,
+        endings: Endings,
+        link: Link,
+        submission: Submission,
+        jobs: list[tuple[Job, Ending]],
+        carries: bool = False,
+        optional: bool = False,
     ) -> None:
         self.endings = endings
         self.link = link
@@ -50,6 +61,7 @@ class _Step:
         self.jobs = jobs
         self.carries = carries
         """Whether it holds results of jobs, rather than following from one."""
+        self.optional = optional
         self.pauses = 0
         self.since = 0.0
 
@@ -84,7 +96,7 @@ class Endings:
 
     def begin(self, job: Job, ending: Ending) -> None:
         """Starts to end a job."""
-        if ending.carried is None and not ending.submissions:
+        if ending.carried is None and not ending.submissions and not ending.optional:
             self._end(job, ending)
             return
         self._open.add(job)
@@ -135,7 +147,9 @@ class Endings:
     def refused(self, step: _Step, event: Refused) -> None:
         """A step was refused: tries again later, gives the connection up, or fails the jobs."""
         step.since = step.since or self.now
-        if event.error.code != "QUEUE_ERROR":
+        if step.optional and self._is_hopeless(step, event):
+            self._let_go(step, event.error)
+        elif event.error.code != "QUEUE_ERROR":
             self._fail(step, event.error)
         elif self.now - step.since >= PATIENCE:
             log.error("%s goes on refusing %s: %s", step.link.server, step.submission.function, event.error)
@@ -147,7 +161,26 @@ class Endings:
             step.pauses += 1
             self._again.append((self.now + pause, step))
 
+    def _is_hopeless(self, step: _Step, event: Refused) -> bool:
+        full = isinstance(event.error, QueueFull) or event.error.code != "QUEUE_ERROR"
+        return full or self.now - step.since >= OPTIONAL_PATIENCE
+
+    def _let_go(self, step: _Step, error: Exception) -> None:
+        job = step.jobs[0][0]
+        log.error(
+            "%s refused %s for %s[%s], which ends without it: %s",
+            step.link.server,
+            step.submission.function,
+            job.function,
+            job.unique,
+            error,
+        )
+        self.confirmed(step)
+
     def _fail(self, step: _Step, error: Exception) -> None:
+        if step.optional:
+            self._let_go(step, error)
+            return
         log.error("%s will never take %s: %s", step.link.server, step.submission.function, error)
         if step.carries:
             step.link.batches_under_way.discard(step.submission.function)
@@ -163,10 +196,12 @@ class Endings:
                 self._fail(step, error)
 
     def _follow(self, job: Job, ending: Ending) -> None:
-        job.waiting = len(ending.submissions)
-        for submission in ending.submissions:
-            self._submit(_Step(self, job.link, submission, [(job, ending)], carries=False))
-        if not ending.submissions:
+        steps = [_Step(self, job.link, submission, [(job, ending)]) for submission in ending.submissions]
+        steps += [_Step(self, job.link, submission, [(job, ending)], optional=True) for submission in ending.optional]
+        job.waiting = len(steps)
+        for step in steps:
+            self._submit(step)
+        if not steps:
             self._end(job, ending)
 
     def _end(self, job: Job, ending: Ending) -> None:

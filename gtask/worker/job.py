@@ -18,7 +18,19 @@ class Job:
     one still reports of it goes nowhere (protocol reference, section 5).
     """
 
-    __slots__ = ("attempt", "function", "handle", "link", "lost", "started", "unique", "waiting", "weight", "workload")
+    __slots__ = (
+        "attempt",
+        "function",
+        "handle",
+        "link",
+        "lost",
+        "mark",
+        "started",
+        "unique",
+        "waiting",
+        "weight",
+        "workload",
+    )
 
     def __init__(self, link: Link, handle: bytes, function: str, unique: str, workload: bytes) -> None:
         self.link = link
@@ -32,6 +44,8 @@ class Job:
         self.waiting = 0
         self.attempt = 0
         """How often this worker ran the job before: a foreground retry runs the same job again."""
+        self.mark: object = None
+        """For whoever runs the job to keep something; never read here."""
 
     def __repr__(self) -> str:
         return f"<Job {self.function} {self.unique}{' lost' if self.lost else ''}>"
@@ -57,10 +71,12 @@ class Ending(NamedTuple):
 
     First `carried` is handed over, together with that of other jobs; then `submissions` are submitted; then the job
     is ended with the packet `end` and its `data`. A worker that dies between two steps leaves the job to be run
-    again: work may be repeated and is never lost.
+    again: work may be repeated and is never lost. What is `optional` is submitted as well, and let go after a while
+    where the job server refuses it: the job ends all the same.
     """
 
     end: End = End.COMPLETE
     data: bytes = b""
     carried: Carried | None = None
     submissions: tuple[Submission, ...] = ()
+    optional: tuple[Submission, ...] = ()

@@ -24,7 +24,6 @@ from gtask.worker.core import CoreOptions, WorkerCore
 from gtask.worker.job import End, Ending, Job
 from gtask.worker.solo import SoloPool
 from gtask.worker.threads import ThreadPool
-from gtask.workers import _run_job
 
 NOWHERE = "gearman://127.0.0.1:1"
 """A job server that is never there: nothing is to be sent."""
@@ -72,6 +71,12 @@ def ending_of(app: App, submission: Submission, attempt: int = 0) -> Ending:
     return ending
 
 
+def unparked(ending: Ending | PutOff) -> Ending:
+    """How a job ends, without the dead letter that it leaves behind."""
+    assert isinstance(ending, Ending)
+    return ending._replace(optional=())
+
+
 def work_off(app: App, *submissions: Submission, limit: int = 100) -> list[Ending | PutOff]:
     """Runs jobs, and those that follow from them, until there is none left."""
     waiting, endings = deque(submissions), []
@@ -82,6 +87,34 @@ def work_off(app: App, *submissions: Submission, limit: int = 100) -> list[Endin
         if isinstance(ending, Ending):
             waiting.extend(ending.submissions)
     return endings
+
+
+class _Reporter(LocalReporter):
+    """Reports of a job that runs in this process."""
+
+    def __init__(self, driver: BlockingDriver, job: Job) -> None:
+        self._driver = driver
+        self._job = job
+
+    def _send(self, name: str, *args: Any) -> bool:
+        return self._driver.report(self._job, lambda: getattr(self._job.link.protocol, name)(self._job.handle, *args))
+
+    def progress(self, numerator: int, denominator: int) -> bool:
+        return self._send("send_status", numerator, denominator)
+
+    def data(self, data: bytes) -> bool:
+        return self._send("send_data", data)
+
+    def warning(self, data: bytes) -> bool:
+        return self._send("send_warning", data)
+
+
+def _run(runner: Runner, driver: BlockingDriver, job: Job) -> Ending | None:
+    ending = runner.run(job, _Reporter(driver, job))
+    if isinstance(ending, PutOff):
+        assert driver.put_off(job, ending.delay)
+        return None
+    return ending
 
 
 @contextmanager
@@ -95,7 +128,7 @@ def working(app: App, slots: int = 2, pool: str = "thread") -> Iterator[Blocking
         app.servers, list(FUNCTIONS), CoreOptions(SLOTS, 0, poll_interval=0.2, exceptions=True), random, fresh_unique
     )
     with BlockingDriver(core, None, ready[0].set) as driver, BlockingDriver(keeping, None, ready[1].set) as keeper:
-        run = partial(_run_job, runner, driver)
+        run = partial(_run, runner, driver)
         made = ThreadPool(driver, run, slots, 0, runner.close_loop) if pool == "thread" else SoloPool(driver, run)
 
         def serve() -> None:

@@ -16,6 +16,7 @@ from tests.app.helpers import (
     outcome,
     run_one,
     seal,
+    unparked,
     work_off,
 )
 
@@ -83,7 +84,7 @@ def test_a_next_step_that_cannot_be_made_fails_the_chain(stored: App) -> None:
     message = message_of(submission)
     message.headers["chain"][0][3]["countdown"] = 1e13
     broken = Submission("task", encode_message(message), submission.unique)
-    assert run_one(stored, broken) == Ending(End.FAIL)
+    assert unparked(run_one(stored, broken)) == Ending(End.FAIL)
     for task_id in (message.id, "last"):
         with pytest.raises(Exception, match="more than ten years"):
             stored.AsyncResult(task_id).get(timeout=0)
@@ -97,5 +98,5 @@ def test_hostile_steps_fail_the_job_and_nothing_else(stored: App, header: str) -
             raise ValueError
 
     message = Message("x" * 32, "task", (header == "link_error",), {}, {"task": "task", header: [["a"]]})
-    assert run_one(stored, Submission("task", encode_message(message), "x" * 32)) == Ending(End.FAIL)
+    assert unparked(run_one(stored, Submission("task", encode_message(message), "x" * 32))) == Ending(End.FAIL)
     assert stored.AsyncResult("x" * 32).failed()

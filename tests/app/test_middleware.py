@@ -26,6 +26,7 @@ from tests.app.helpers import (
     message_of,
     run_one,
     seal,
+    unparked,
 )
 
 
@@ -144,7 +145,7 @@ def test_a_middleware_that_breaks_fails_the_task_and_nothing_else(
     app = App("shop", NOWHERE, stored.store, middleware=[Breaks(where)])
     task = app.task(name="task")(lambda: 5)
     submission = seal(app, task.s(), task.s().set(task_id="last"))
-    assert run_one(app, submission) == Ending(End.FAIL)
+    assert unparked(run_one(app, submission)) == Ending(End.FAIL)
     with pytest.raises(LookupError, match=where):
         app.AsyncResult(message_of(submission).id).get(timeout=0)
     info = error_of(ending_of(app, seal(app, task.s(), foreground=True)))
@@ -187,7 +188,7 @@ def test_a_store_that_refuses_is_tried_again(stored: App, monkeypatch: pytest.Mo
     assert len(ending_of(stored, submission).submissions) == 1
     assert stored.AsyncResult(message_of(submission).id).get(timeout=0) == 5
     monkeypatch.setattr(store, "put", partial(_refuse, OSError("disk full")))
-    assert ending_of(stored, seal(stored, task.s(), task.s())) == Ending(End.FAIL)
+    assert unparked(ending_of(stored, seal(stored, task.s(), task.s()))) == Ending(End.FAIL)
 
 
 def _refuse(error: Exception, *args: Any) -> None:

@@ -31,6 +31,7 @@ from tests.app.helpers import (
     outcome,
     run_one,
     seal,
+    unparked,
 )
 
 
@@ -73,7 +74,7 @@ def test_a_failure_is_stored_or_answered(stored: App) -> None:
         raise ValueError(f"order {n}")
 
     submission = seal(stored, fails.s(4))
-    assert run_one(stored, submission) == Ending(End.FAIL)
+    assert unparked(run_one(stored, submission)) == Ending(End.FAIL)
     found = outcome(stored, submission)
     assert found.state is State.FAILURE
     assert found.error is not None
@@ -94,7 +95,7 @@ def test_a_result_that_cannot_be_stored_fails_the_task_and_stops_the_chain(store
     task = stored.task(name="task")(lambda *a: {"deep": [object()]})
     first, last = task.s(), task.s().set(task_id="last")
     submission = seal(stored, first, last)
-    assert run_one(stored, submission) == Ending(End.FAIL)
+    assert unparked(run_one(stored, submission)) == Ending(End.FAIL)
     found = outcome(stored, submission)
     assert found.error is not None
     assert (found.state, found.error.type) == (State.FAILURE, "gtask.errors.EncodeError")
@@ -177,7 +178,7 @@ def test_arguments_that_do_not_fit_are_a_type_error(stored: App) -> None:
         assert info.type == "TypeError"
         assert match in info.message
     submission = seal(stored, task.s(1, 2, 3))
-    assert run_one(stored, submission) == Ending(End.FAIL)
+    assert unparked(run_one(stored, submission)) == Ending(End.FAIL)
     with pytest.raises(TypeError, match="too many positional arguments"):
         stored.AsyncResult(message_of(submission).id).get(timeout=0)
 
@@ -186,7 +187,7 @@ def test_an_expired_task_is_not_run(stored: App) -> None:
     ran: list[int] = []
     task = stored.task(name="task")(ran.append)
     submission = seal(stored, task.s(1).set(expires=-1), task.s().set(task_id="last"))
-    assert run_one(stored, submission) == Ending(End.FAIL)
+    assert unparked(run_one(stored, submission)) == Ending(End.FAIL)
     assert ran == []
     assert outcome(stored, submission).state is State.REVOKED
     for task_id in (message_of(submission).id, "last"):
@@ -251,7 +252,7 @@ def test_what_ends_other_programs_ends_only_the_task(stored: App, body: Any, kin
     task = stored.task(name="task")(body)
     last = stored.task(name="last")(lambda value: value)
     submission = seal(stored, task.s(), last.s().set(task_id="last"))
-    assert run_one(stored, submission) == Ending(End.FAIL)
+    assert unparked(run_one(stored, submission)) == Ending(End.FAIL)
     for task_id in (message_of(submission).id, "last"):
         with pytest.raises(TaskFailed) as caught:
             stored.AsyncResult(task_id).get(timeout=0)
@@ -268,7 +269,7 @@ def test_it_is_so_in_the_async_pool_too(stored: App, body: Any) -> None:
         with anyio.fail_after(LIMIT):
             return await runner.arun(job_of(submission), LocalReporter())
 
-    assert anyio.run(main) == Ending(End.FAIL)
+    assert unparked(anyio.run(main)) == Ending(End.FAIL)
     assert stored.AsyncResult(message_of(submission).id).failed()
 
 
