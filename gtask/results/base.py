@@ -15,6 +15,7 @@ import anyio.to_thread
 
 from gtask.errors import ConfigurationError
 from gtask.results.joins import Join
+from gtask.signing import Keyring
 from gtask.states import Record
 from gtask.types import Submission
 
@@ -32,10 +33,15 @@ class Carriage(NamedTuple):
 class ResultStore(ABC):
     """Keeps the records of tasks by their id.
 
+    `keys` are the App's `signing_keys`, which it gives to a store that has none: for what the store sends to others,
+    and for the bodies of chords, which are signed anew when the results are put into them.
+
     The rule for every store: a record that is ready (SUCCESS, FAILURE, REVOKED) is never overwritten by another;
     whoever puts second changes nothing. A job that was run twice so keeps its first result. `forget` makes room for a
     new one.
     """
+
+    keys: Keyring | None = None
 
     @abstractmethod
     def put(self, records: Sequence[Record], ttl: float) -> None:

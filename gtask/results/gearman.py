@@ -14,12 +14,13 @@ import anyio
 from anyio.lowlevel import RunVar
 
 from gtask.client import AdminClient, AsyncAdminClient, AsyncClient, AsyncForegroundJob, Client, ForegroundJob
-from gtask.errors import GtaskError, NetworkError, ProtocolError, ResultTimeout, ServerError
+from gtask.errors import GtaskError, NetworkError, ProtocolError, ResultTimeout, ServerError, SignatureError
 from gtask.protocol.admin import StatusRow
 from gtask.results.asking import Asking, Flow, Heard, More, Nap, Question, Silence
 from gtask.results.base import Carriage, ResultStore
 from gtask.results.joins import Join
 from gtask.results.wire import PUT, WAIT, check_claim, cut_items, encode_item, encode_join
+from gtask.signing import Kind, proof_of
 from gtask.states import Record
 from gtask.transport import TLS
 from gtask.types import Server, Submission, parse_servers
@@ -85,7 +86,7 @@ class GearmanStore(ResultStore):
 
     def put(self, records: Sequence[Record], ttl: float) -> None:
         """See `ResultStore.put`: it is safe in the job server's queue, whether a service is there or not."""
-        submissions = _puts(records, ttl)
+        submissions = self._puts(records, ttl)
         if submissions:
             _check(self._client(()).submit_many(submissions))
 
@@ -107,7 +108,7 @@ class GearmanStore(ResultStore):
 
     def join(self, join: Join, ttl: float) -> None:
         """See `ResultStore.join`: never a job, because the service submits it itself."""
-        self._client(()).submit(Submission(PUT, encode_join(join, ttl)))
+        self._client(()).submit(Submission(PUT, self._sealed(PUT, encode_join(join, ttl))))
 
     def close(self) -> None:
         """Closes the connections of the blocking methods; they are made again when they are needed."""
@@ -116,7 +117,7 @@ class GearmanStore(ResultStore):
 
     async def aput(self, records: Sequence[Record], ttl: float) -> None:
         """`put` for async code."""
-        submissions = _puts(records, ttl)
+        submissions = self._puts(records, ttl)
         if submissions:
             _check(await self._async_client(()).submit_many(submissions))
 
@@ -141,6 +142,28 @@ class GearmanStore(ResultStore):
         clients = self._async_clients.get({})
         while clients:
             await clients.popitem()[1].aclose()
+
+    # --- signatures ------------------------------------------------------------------------------------------
+
+    def _puts(self, records: Sequence[Record], ttl: float) -> list[Submission]:
+        items = [encode_item(record, ttl) for record in records]
+        return [Submission(PUT, self._sealed(PUT, workload)) for workload in cut_items(items, MAX_ITEMS, MAX_BYTES)]
+
+    def _sealed(self, function: str, workload: bytes) -> bytes:
+        return workload if self.keys is None else self.keys.sign(function, workload, time.time())
+
+    def _question(self, question: Question) -> Question:
+        """The question as it is sent."""
+        return question if self.keys is None else question._replace(workload=self._sealed(WAIT, question.workload))
+
+    def _answer(self, question: Question, data: bytes) -> Heard:
+        """The answer to it, or the error of one that is not by a results service with the same keys."""
+        if self.keys is None:
+            return data
+        try:
+            return self.keys.open(WAIT, data, kind=Kind.ANSWER, proof=proof_of(question.workload)).workload
+        except SignatureError as error:
+            return SignatureError(f"The results service is not believed: {error} Does it run with these keys?")
 
     # --- clients ---------------------------------------------------------------------------------------------
 
@@ -181,10 +204,10 @@ class GearmanStore(ResultStore):
                     if job is not None:
                         job.close()
                         job = None
-                    question = step
+                    question = self._question(step)
                     try:
-                        job = self._client(step.servers).open(_submission(step), step.limit)
-                        value = self._hear(job, step, step.sign)
+                        job = self._client(step.servers).open(_submission(question), step.limit)
+                        value = self._hear(job, question, step.sign)
                     except GtaskError as error:
                         value = error
                 elif isinstance(step, More):
@@ -211,7 +234,7 @@ class GearmanStore(ResultStore):
         except GtaskError as error:
             return error
         try:
-            return job.result(question.hold)
+            return self._answer(question, job.result(question.hold))
         except ResultTimeout:
             return Silence.NO_ANSWER
         except GtaskError as error:
@@ -244,10 +267,10 @@ class GearmanStore(ResultStore):
                     if job is not None:
                         job.close()
                         job = None
-                    question = step
+                    question = self._question(step)
                     try:
-                        job = await self._async_client(step.servers).open(_submission(step), step.limit)
-                        value = await self._ahear(job, step, step.sign)
+                        job = await self._async_client(step.servers).open(_submission(question), step.limit)
+                        value = await self._ahear(job, question, step.sign)
                     except GtaskError as error:
                         value = error
                 elif isinstance(step, More):
@@ -274,7 +297,7 @@ class GearmanStore(ResultStore):
         except GtaskError as error:
             return error
         try:
-            return await job.result(question.hold)
+            return self._answer(question, await job.result(question.hold))
         except ResultTimeout:
             return Silence.NO_ANSWER
         except GtaskError as error:
@@ -294,11 +317,6 @@ class GearmanStore(ResultStore):
             for server in self.servers:
                 group.start_soon(look, server)
         return _serving(found)
-
-
-def _puts(records: Sequence[Record], ttl: float) -> list[Submission]:
-    items = [encode_item(record, ttl) for record in records]
-    return [Submission(PUT, workload) for workload in cut_items(items, MAX_ITEMS, MAX_BYTES)]
 
 
 def _check(answers: Iterable[object]) -> None:

@@ -18,6 +18,7 @@ from gtask.failures import error_info
 from gtask.protocol.codec import MAX_BODY
 from gtask.results.joins import Body, Join, complete
 from gtask.results.records import outcome_to_record
+from gtask.signing import Keyring
 from gtask.states import Outcome, Record, State
 from gtask.types import Submission
 
@@ -53,10 +54,13 @@ RETURNING size, body, arrived, completed_by
 """
 
 
-def hand_in(db: sqlite3.Connection, join: Join, expires: float, now: float) -> tuple[Submission | None, list[Record]]:
+def hand_in(
+    db: sqlite3.Connection, join: Join, expires: float, now: float, keys: Keyring | None = None
+) -> tuple[Submission | None, list[Record]]:
     """Counts a member, inside the caller's transaction: the job to submit now, and the records to keep with it.
 
-    `expires` and `now` are Unix times in seconds; a chord is kept until the last `expires` of its members.
+    `expires` and `now` are Unix times in seconds; a chord is kept until the last `expires` of its members. With `keys`
+    the body is verified, and the job is signed.
     """
     chord, position, _, record, _ = join
     ((size, packed, arrived, completed_by),) = db.execute(
@@ -80,12 +84,14 @@ def hand_in(db: sqlite3.Connection, join: Join, expires: float, now: float) -> t
     if db.execute("SELECT 1 FROM results WHERE id = ? AND ready AND expires > ?", (body.id, now)).fetchone():
         return None, []
     members = db.execute("SELECT id, state, body FROM members WHERE chord = ? ORDER BY position", (chord,))
-    return _complete(body, [Record(id, State(state), data) for id, state, data in members])
+    return _complete(body, [Record(id, State(state), data) for id, state, data in members], keys, now)
 
 
-def _complete(body: Body, records: list[Record]) -> tuple[Submission | None, list[Record]]:
+def _complete(
+    body: Body, records: list[Record], keys: Keyring | None, now: float
+) -> tuple[Submission | None, list[Record]]:
     try:
-        after = complete(body, records)
+        after = complete(body, records, keys, now)
         if not isinstance(after, Submission):
             return None, after
         if len(after.workload) > MAX_WORKLOAD:

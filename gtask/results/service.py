@@ -18,10 +18,11 @@ import random
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from gtask.errors import ConfigurationError, DecodeError, ResultError
+from gtask.errors import ConfigurationError, DecodeError, ResultError, SignatureError
 from gtask.results.sqlite import SqliteStore
 from gtask.results.waits import MAX_WAITS, Held, Waits
 from gtask.results.wire import (
@@ -38,12 +39,13 @@ from gtask.results.wire import (
     encode_claimed,
     encode_refusal,
 )
+from gtask.signing import Keyring, Kind, open_job
 from gtask.states import Record
 from gtask.transport import TLS
 from gtask.types import Server, parse_servers
 from gtask.worker.blocking import BlockingDriver, fresh_unique
 from gtask.worker.core import CoreOptions, WorkerCore
-from gtask.worker.job import Ending, Job
+from gtask.worker.job import End, Ending, Job
 from gtask.worker.link import Lane
 from gtask.worker.pulse import HEARTBEAT
 
@@ -77,8 +79,9 @@ class ResultsService:
 
     `servers` are addresses as everywhere (`parse_servers`), `tls` is for those that are ``gearmans://``. `heartbeat` is
     how many seconds a job server may be silent before it is asked for a sign of life. `max_waits`
-    bounds the questions held at once; beyond it the oldest is answered with nothing, and its caller asks again. Only
-    one service should run for a job server: outcomes go to any of them, questions as well.
+    bounds the questions held at once; beyond it the oldest is answered with nothing, and its caller asks again. With
+    `keys` only what is signed with them is taken, and answers are signed. Only one service should run for a job
+    server: outcomes go to any of them, questions as well.
     """
 
     def __init__(
@@ -89,9 +92,11 @@ class ResultsService:
         tls: TLS | None = None,
         max_waits: int = MAX_WAITS,
         heartbeat: float = HEARTBEAT,
+        keys: Keyring | None = None,
     ) -> None:
         self.servers = parse_servers(servers)
         self.store = SqliteStore(path, BUSY)
+        self.store.keys = keys
         self._tls = tls
         self._max_waits = max_waits
         self._heartbeat = heartbeat
@@ -140,6 +145,7 @@ def run_service(
     path: str | os.PathLike[str],
     *,
     tls: TLS | None = None,
+    keys: Keyring | None = None,
     signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
     ready: Callable[[], None] | None = None,
 ) -> None:
@@ -148,7 +154,7 @@ def run_service(
     Signals are taken only in the main thread; elsewhere use a `ResultsService` and its `stop`. Raises what
     `ResultsService.run` raises.
     """
-    service = ResultsService(servers, path, tls=tls)
+    service = ResultsService(servers, path, tls=tls, keys=keys)
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, lambda *_: service.stop()) for number in signals}
@@ -165,6 +171,7 @@ class _Desk:
     def __init__(self, driver: BlockingDriver, store: SqliteStore, max_waits: int) -> None:
         self._driver = driver
         self._store = store
+        self._refused = 0
         self._waits: Waits[Job] = Waits(max_waits)
         self._puts: list[Job] = []
         self._asks: list[Job] = []
@@ -177,7 +184,16 @@ class _Desk:
         self._look_up: list[str] = []
 
     def start(self, job: Job) -> None:
-        """Takes a job of this round."""
+        """Takes a job of this round, and refuses one whose signature is wrong before it is decoded."""
+        try:
+            # What answers are bound to is kept with the job.
+            job.workload, job.mark = open_job(self._store.keys, job.function, job.workload, time.time())
+        except SignatureError as error:
+            self._refused += 1
+            log.error("Job %s of %s is refused (%d so far): %s", job.unique, job.function, self._refused, error)
+            ending = Ending(End.FAIL) if job.function == PUT else Ending(data=encode_refusal(str(error)))
+            self._driver.finish(job, ending, flush=False)
+            return
         (self._puts if job.function == PUT else self._asks).append(job)
 
     def tick(self, now: float) -> float:
@@ -278,11 +294,18 @@ class _Desk:
                 self._refuse(job, error)
             return
         for (job, _), id in zip(claims, shared, strict=True):
-            self._driver.finish(job, Ending(data=encode_claimed(id)), flush=False)
+            self._finish(job, encode_claimed(id))
 
     def _answer(self, job: Job, records: Iterable[Record]) -> None:
         taken, more = cut_answer(list(records))
-        self._driver.finish(job, Ending(data=encode_answer(taken, more)), flush=False)
+        self._finish(job, encode_answer(taken, more))
+
+    def _finish(self, job: Job, data: bytes) -> None:
+        """Answers a question; with a signature, if it had one."""
+        keys = self._store.keys
+        if keys is not None and isinstance(job.mark, bytes):
+            data = keys.sign(WAIT, data, time.time(), Kind.ANSWER, job.mark)
+        self._driver.finish(job, Ending(data=data), flush=False)
 
     def _answer_held(self, held: Held[Job]) -> None:
         """Answers a question that is no longer held, with what has been found for it."""
@@ -293,7 +316,7 @@ class _Desk:
 
     def _refuse(self, job: Job, error: Exception) -> None:
         log.error("Job %s of %s was refused: %s", job.unique, WAIT, error)
-        self._driver.finish(job, Ending(data=encode_refusal(str(error))), flush=False)
+        self._finish(job, encode_refusal(str(error)))
 
     def _stop(self) -> None:
         for held in self._waits:

@@ -185,7 +185,7 @@ class SqliteStore(ResultStore):
         with self._file.transaction() as db:
             db.executemany(_PUT, rows)
             for join, ttl in joins:
-                job, records = joining.hand_in(db, join, now + ttl, now)
+                job, records = joining.hand_in(db, join, now + ttl, now, self.keys)
                 jobs.append(job)
                 db.executemany(_PUT, [_row(record, now + ttl, now) for record in records])
                 ready += [record.id for record in records]
