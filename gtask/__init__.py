@@ -25,13 +25,16 @@ if TYPE_CHECKING:
         ResultTimeout,
         SerializationError,
         ServerError,
+        SoftTimeLimitExceeded,
         StoreRequired,
         TaskError,
         TaskExpired,
         TaskFailed,
         TaskRevoked,
+        TimeLimitExceeded,
         UnknownOption,
         UnknownTask,
+        WorkerLost,
     )
     from gtask.result import AsyncResult, GroupResult
     from gtask.retry import Retry
@@ -73,12 +76,15 @@ __all__ = [
     "SerializationError",
     "ServerError",
     "StoreRequired",
+    "SoftTimeLimitExceeded",
     "TaskError",
     "TaskExpired",
     "TaskFailed",
     "TaskRevoked",
+    "TimeLimitExceeded",
     "UnknownOption",
     "UnknownTask",
+    "WorkerLost",
 ]
 
 _ERRORS: Final = "gtask.errors"

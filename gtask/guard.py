@@ -10,10 +10,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from gtask.errors import TaskError, TimeLimitExceeded, WorkerLost
 from gtask.worker.job import Job
 from gtask.worker.ledger import Ledger
+
+SETTLED: Final = 0.5
+"""Seconds that a death is waited for to be settled; a process that still runs then has lost its connection."""
 
 
 class Guard:
@@ -21,11 +25,16 @@ class Guard:
 
     def __init__(self, ledger: Ledger, slots: range, max_crashes: int) -> None:
         self._ledger = ledger
+        self._slots = slots
         self._free = deque(slots)
         self._max_crashes = max_crashes
 
     def verdict(self, job: Job) -> TaskError | None:
         """Why a job is not to be run any more; None for nearly every one."""
+        # The job server may be faster to hand the job on than the supervisor is to hear that its process died.
+        patience = time.monotonic() + SETTLED
+        while self._ledger.runs_elsewhere(job.unique, self._slots) and time.monotonic() < patience:
+            time.sleep(0.002)
         if self._ledger.timed_out(job.unique):
             return TimeLimitExceeded()
         crashes = self._ledger.crashes(job.unique)

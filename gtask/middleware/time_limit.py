@@ -12,8 +12,9 @@ What can be enforced depends on where the body runs:
 
 from __future__ import annotations
 
+import asyncio
+import math
 import signal
-import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -81,87 +82,68 @@ def _alarm(seconds: float) -> Iterator[None]:
 
 async def _within(flow: Any, soft: float | None, hard: float | None) -> Outcome:
     """Awaits `flow`; interrupts it once with the soft limit's exception, and cancels it at the hard limit."""
-    drive = _Drive(flow.__await__())
-    started = time.monotonic()
-    try:
-        if soft is not None:
-            with anyio.move_on_after(soft) as scope:
-                await drive.on(scope)
-            if not drive.done:
-                drive.interrupt(SoftTimeLimitExceeded(f"The task ran longer than its soft_time_limit of {soft:g} s."))
-        if not drive.done:
-            left = None if hard is None else max(0.0, hard - (time.monotonic() - started))
-            with anyio.move_on_after(left) as scope:
-                await drive.on()
-            if scope.cancelled_caught:
-                raise TimeLimitExceeded(f"The task ran longer than its time_limit of {hard:g} s.")
-        return drive.outcome
-    finally:
-        drive.close()
+    now = anyio.current_time()
+    never = math.inf
+    with anyio.CancelScope(deadline=never if soft is None else now + soft) as outer:
+        with anyio.CancelScope(deadline=never if hard is None else now + hard) as inner:
+            outcome: Outcome = await _Interruptible(flow, outer, inner, soft or 0.0)
+    if inner.cancelled_caught:
+        raise TimeLimitExceeded(f"The task ran longer than its time_limit of {hard:g} s.")
+    return outcome
 
 
-class _Drive:
-    """Drives an awaitable step by step, so that it can be interrupted at an await with an exception of our choice.
+class _Interruptible:
+    """An awaitable that turns one cancellation, that of the scope `outer`, into an exception raised inside `flow`.
 
-    Cancellation would do for stopping it, but a soft limit is to be raised inside as itself, once. So the first part
-    runs in a scope of its own; when that is cancelled the flow is left suspended where it is, and the second part
-    goes on from there by throwing the exception in.
+    Cancellation alone would not do: it is raised again at every await, and the task is to be able to clean up. So when
+    `outer` is cancelled the scope `inner` is shielded from it, and what the flow is waiting in raises
+    `SoftTimeLimitExceeded` instead.
     """
 
-    def __init__(self, flow: Any) -> None:
-        self.done = False
-        self._flow = flow
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._outcome: Outcome | None = None
+    def __init__(self, flow: Any, outer: anyio.CancelScope, inner: anyio.CancelScope, soft: float) -> None:
+        self._flow = flow.__await__()
+        self._outer = outer
+        self._inner = inner
+        self._soft = soft
+        self._interrupted = False
 
-    @property
-    def outcome(self) -> Outcome:
-        """What the flow returned."""
-        assert self._outcome is not None
-        return self._outcome
-
-    def interrupt(self, error: BaseException) -> None:
-        """Has this raised inside the flow when it goes on."""
-        self._error = error
-
-    def on(self, scope: anyio.CancelScope | None = None) -> _Part:
-        """Goes on with the flow until it is done, or until `scope` is cancelled."""
-        return _Part(self, scope)
-
-    def close(self) -> None:
-        """Ends a flow that is not done."""
-        if not self.done:
-            self._flow.close()
-
-    def steps(self, scope: anyio.CancelScope | None) -> Generator[Any, Any, None]:
-        """The steps of one part, for an event loop to make."""
+    def __await__(self) -> Generator[Any, Any, Any]:
+        value: Any = None
+        error: BaseException | None = None
         while True:
             try:
-                if self._error is not None:
-                    error, self._error = self._error, None
-                    asked = self._flow.throw(error)
-                else:
-                    asked = self._flow.send(self._value)
+                asked = self._flow.send(value) if error is None else self._flow.throw(error)
             except StopIteration as stop:
-                self.done = True
-                self._outcome = stop.value
-                return
-            except BaseException:
-                self.done = True
-                raise
+                return stop.value
+            value = error = None
             try:
-                self._value = yield asked
-            except BaseException as error:
-                if scope is not None and scope.cancel_called and isinstance(error, anyio.get_cancelled_exc_class()):
-                    raise
-                self._error = error
+                value = yield asked
+            except BaseException as thrown:
+                error = self._instead(thrown)
+            else:
+                # trio hands in what is to be raised as a value, and raises it further inside.
+                error = self._instead(getattr(value, "error", None), only=True)
+
+    def _instead(self, error: Any, only: bool = False) -> BaseException | None:
+        """What to raise in place of an exception; with `only`, None for one that is to be left alone."""
+        if (
+            self._interrupted
+            or not self._outer.cancel_called
+            or self._inner.cancel_called
+            or not isinstance(error, anyio.get_cancelled_exc_class())
+        ):
+            return None if only else error
+        self._interrupted = True
+        self._inner.shield = True
+        _take_back()
+        return SoftTimeLimitExceeded(f"The task ran longer than its soft_time_limit of {self._soft:g} s.")
 
 
-class _Part:
-    def __init__(self, drive: _Drive, scope: anyio.CancelScope | None) -> None:
-        self._drive = drive
-        self._scope = scope
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        return self._drive.steps(self._scope)
+def _take_back() -> None:
+    """Tells asyncio that the cancellation has been dealt with; trio keeps no count."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return
+    if task is not None:
+        task.uncancel()

@@ -100,6 +100,20 @@ class Ledger:
         """How often a process died while it ran this job."""
         return self._find(unique.encode()[:MAX_ID])[1] if self._count else 0
 
+    def runs_elsewhere(self, unique: str, own: range) -> bool:
+        """Whether a slot outside of `own` says that it runs this job.
+
+        Its process has died then and the supervisor has not settled that yet, or it has lost its connection.
+        """
+        raw = unique.encode()[:MAX_ID]
+        position = _HEAD.size
+        while raw and (position := self._memory.find(raw, position, self._blame_at)) >= 0:
+            slot = (position - _HEAD.size) // _SLOT.size
+            if slot not in own and self._read(slot)[1:] == (True, unique):
+                return True
+            position += 1
+        return False
+
     def timed_out(self, unique: str) -> bool:
         """Whether a process was killed because this job ran beyond its limit."""
         return self._find(unique.encode()[:MAX_ID])[2] if self._count else False

@@ -222,7 +222,7 @@ class Supervisor:
                 signal.Signals(-code).name,
                 blamed,
             )
-        elif code:
+        elif code or blamed:
             name = process.role.name
             log.error("Process %d (%s) ended with exit code %d%s; a new one starts.", pid, name, code, blamed)
         pause = 0.0
