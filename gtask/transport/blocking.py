@@ -7,6 +7,7 @@ import select
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from typing import Final
 
 from gtask.errors import RequestTimeout
@@ -20,7 +21,7 @@ _WRITE: Final = select.POLLOUT
 _MAX_WAIT: Final = 3600.0
 """Seconds one `poll` may last; a longer wait comes back early and is to be repeated."""
 
-__all__ = ["Connection", "connect"]
+__all__ = ["Connection", "Connect", "connect"]
 
 
 class Connection(Stream):
@@ -85,6 +86,10 @@ class Connection(Stream):
         if reading and self.reads_by_writing:
             mask = _WRITE
         return _wait(self._fileno, mask, deadline)
+
+
+Connect = Callable[[Server, float, TLS | None], Connection]
+"""Makes a connection, as `connect` does, or in another way."""
 
 
 def connect(server: Server, timeout: float, tls: TLS | None = None) -> Connection:

@@ -21,6 +21,7 @@ RECV_SIZE: Final = 64 * 1024
 """Bytes asked for at once; more would make each small answer pay for a large allocation."""
 
 _TLS_RECV: Final = 256 * 1024
+_TLS_SEND: Final = 4 * 1024 * 1024
 _AGAIN: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -59,12 +60,27 @@ class Connection:
 
         Raises `ConnectionLost` when the connection has ended.
         """
+        if self._tls:
+            return self._send_tls(data)
         try:
             return self._socket.send(data)
         except _AGAIN:
             return 0
         except OSError as error:
             raise self.lost(error) from error
+
+    def _send_tls(self, data: bytes | memoryview) -> int:
+        view = memoryview(data)[:_TLS_SEND]
+        sent = 0
+        try:
+            while sent < len(view):  # one call takes no more than a record of 16 KiB
+                sent += self._socket.send(view[sent:])
+        except _AGAIN:
+            pass
+        except OSError as error:
+            if not sent:  # else the next call finds out
+                raise self.lost(error) from error
+        return sent
 
     def recv_some(self, size: int = RECV_SIZE) -> bytes | None:
         """Returns what has come, None when nothing has, and b"" when the other side has closed the connection.

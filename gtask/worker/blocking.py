@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from gtask.errors import NetworkError
-from gtask.transport.blocking import Connection, connect
+from gtask.transport.blocking import Connect, Connection, connect
 from gtask.transport.tls import TLS
 from gtask.worker.core import WorkerCore
 from gtask.worker.job import Ending, Job
@@ -60,8 +60,10 @@ class BlockingDriver:
         tls: TLS | None = None,
         on_connected: Callable[[], None] | None = None,
         quiet: bool = False,
+        connect: Connect = connect,
     ) -> None:
         self.core = core
+        self._open = connect
         self._on_connected = on_connected
         # Of many processes of one worker only the first tells of connections, or a restart fills the log.
         self._news = (logging.DEBUG, logging.DEBUG) if quiet else (logging.INFO, logging.WARNING)
@@ -217,10 +219,14 @@ class BlockingDriver:
             if call is not None:
                 call()
         else:
-            if events & selectors.EVENT_READ:
+            connection = self._connections.get(link)
+            for_keys = connection is not None and connection.reads_by_writing
+            if events & selectors.EVENT_READ or for_keys:
                 self._read(link)
             if events & selectors.EVENT_WRITE and link in self._connections:
                 self._send(link)
+            if connection is not None and (for_keys or connection.reads_by_writing) and not connection.closed:
+                self._watch(link, connection)
 
     def _read(self, link: Link) -> None:
         connection = self._connections.get(link)
@@ -263,14 +269,20 @@ class BlockingDriver:
             log.log(self._news[1], "%s: %s", link.server, error)
             self._drop(link, time.monotonic())
             return
-        blocked = sent < len(data)
-        if blocked:
+        if sent < len(data):
             self._unsent[link] = data[sent:]
-        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if blocked else 0)
+        self._watch(link, connection)
+
+    def _watch(self, link: Link, connection: Connection) -> None:
+        """Has the selector wait for what the connection waits for."""
+        for_keys = connection.reads_by_writing
+        mask = 0 if for_keys else selectors.EVENT_READ
+        if for_keys or link in self._unsent:
+            mask |= selectors.EVENT_WRITE
         key = self._selector.get_key(connection)
         if key.events != mask:
             self._selector.modify(connection, mask, link)
-            if blocked and self._waiting:
+            if mask & selectors.EVENT_WRITE and self._waiting:
                 self.wake()
 
     # --- connections -----------------------------------------------------------------------------------------
@@ -278,7 +290,7 @@ class BlockingDriver:
     def _connect(self, link: Link) -> None:
         result: Connection | NetworkError
         try:
-            result = connect(link.server, CONNECT_TIMEOUT, self._tls)
+            result = self._open(link.server, CONNECT_TIMEOUT, self._tls)
         except NetworkError as error:
             result = error
         self._connected.append((link, result))
@@ -288,7 +300,7 @@ class BlockingDriver:
             self.wake()
 
     def _probe(self, link: Link, since: float) -> None:
-        self._probed.append((link, since, probe(link.server, CONNECT_TIMEOUT, self._tls)))
+        self._probed.append((link, since, probe(link.server, CONNECT_TIMEOUT, self._tls, self._open)))
         if not self._closed:
             self.wake()
 

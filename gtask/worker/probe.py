@@ -14,11 +14,11 @@ from gtask.types import Server
 _ECHO: Final = encode_request(PacketType.ECHO_REQ, b"gtask")
 
 
-def probe(server: Server, timeout: float, tls: TLS | None = None) -> bool:
+def probe(server: Server, timeout: float, tls: TLS | None = None, connect: blocking.Connect = blocking.connect) -> bool:
     """Says whether a job server answers within `timeout` seconds; whatever it says will do."""
     deadline = time.monotonic() + timeout
     try:
-        connection = blocking.connect(server, timeout, tls)
+        connection = connect(server, timeout, tls)
         try:
             connection.send(_ECHO, deadline)
             return bool(connection.recv(deadline))
