@@ -20,7 +20,8 @@ MAX_ID: Final = 64
 BLAMED: Final = 1024
 """Jobs whose crashes are remembered at once; the oldest is forgotten for a new one."""
 
-_HEAD: Final = struct.Struct("=II")
+_HEAD: Final = struct.Struct("=IId")
+_COUNTS: Final = struct.Struct("=II")
 _SLOT: Final = struct.Struct("=dB64s")
 _DEADLINE: Final = struct.Struct("=d")
 _BLAME: Final = struct.Struct("=HB64s")
@@ -86,9 +87,9 @@ class Ledger:
         raw = unique.encode()[:MAX_ID]
         index, count, late = self._find(raw)
         if index is None:
-            number, after = _HEAD.unpack_from(self._memory)
+            number, after = _COUNTS.unpack_from(self._memory)
             index = after % BLAMED
-            _HEAD.pack_into(self._memory, 0, min(BLAMED, number + 1), after + 1)
+            _COUNTS.pack_into(self._memory, 0, min(BLAMED, number + 1), after + 1)
         count += not timed_out
         flag = 1 if late or timed_out else 0
         _BLAME.pack_into(self._memory, self._blame_at + index * _BLAME.size, min(count, 65535), flag, raw)
@@ -119,8 +120,18 @@ class Ledger:
         return self._find(unique.encode()[:MAX_ID])[2] if self._count else False
 
     @property
+    def died_at(self) -> float:
+        """The Unix time at which a process last died before its time, 0 for never."""
+        moment: float = _HEAD.unpack_from(self._memory)[2]
+        return moment
+
+    @died_at.setter
+    def died_at(self, moment: float) -> None:
+        _DEADLINE.pack_into(self._memory, _COUNTS.size, moment)
+
+    @property
     def _count(self) -> int:
-        count: int = _HEAD.unpack_from(self._memory)[0]
+        count: int = _COUNTS.unpack_from(self._memory)[0]
         return count
 
     def _read(self, slot: int) -> tuple[float, bool, str]:

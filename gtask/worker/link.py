@@ -42,6 +42,7 @@ class Link:
         self.protocol: WorkerProtocol | None = None
         self.connecting = False
         self.connect_at = 0.0
+        self.opened_at = 0.0
         self.failures = 0
         self.pulse = Pulse(heartbeat)
         self.poll_at = 0.0
@@ -59,6 +60,7 @@ class Link:
         """Starts a conversation over a fresh connection: offers every function anew."""
         self.protocol = protocol
         self.connecting = False
+        self.opened_at = now
         self.pulse.beat(now)
         self.window = 1
         self.batches.clear()

@@ -206,6 +206,8 @@ class Supervisor:
         process = self._processes.pop(pid)
         code = os.waitstatus_to_exitcode(status)
         blamed = self._settle(process)
+        if self._ledger is not None and (code or blamed):
+            self._ledger.died_at = time.time()
         self._free_slots[process.role].append(process.slots)
         if process.overdue and not self._stop_at:
             self._start_later.append((time.monotonic(), process.role, process.index))
