@@ -259,11 +259,14 @@ class App:
         if self._store is None and self._results is not None:
             with self._lock:
                 if self._store is None:
-                    self._store = (
+                    store = (
                         self._results
                         if isinstance(self._results, ResultStore)
                         else open_store(self._results, self.servers, self.settings.tls)
                     )
+                    if store is not None and store.keys is None:
+                        store.keys = self.settings.signing_keys
+                    self._store = store
         return self._store
 
     def AsyncResult(self, task_id: str, task: str | None = None) -> Handle[Any]:

@@ -199,7 +199,8 @@ class TaskContext:
 
     def warn(self, text: bytes | str) -> bool:
         """Sends a warning to a foreground caller now; returns as `progress` does."""
-        return self._reporter.warning(self.sealed(Kind.WARNING, text.encode() if isinstance(text, str) else bytes(text)))
+        data = text.encode() if isinstance(text, str) else bytes(text)
+        return self._reporter.warning(self.sealed(Kind.WARNING, data))
 
     def sealed(self, kind: Kind, data: bytes) -> bytes:
         """Signs what goes back to the caller, where the caller has signed; for gtask's own use."""

@@ -30,6 +30,7 @@ from gtask.options import TASK_NAME, priority_of
 from gtask.protocol import Event, Lost, Refused, WorkComplete, WorkException, WorkFail
 from gtask.publish import CALL, LATER, later_submission, unpack_later
 from gtask.runner import PutOff, Runner
+from gtask.signing import Opened, open_job
 from gtask.states import Outcome, State
 from gtask.task import BaseTask
 from gtask.types import Submission
@@ -64,6 +65,7 @@ class Housekeeper:
     def __init__(self, app: App, driver: BlockingDriver, worker: str = "") -> None:
         self._app = app
         self._driver = driver
+        self._keys = app.settings.signing_keys
         self._runner = Runner(app, worker)
         self._onion = app.middleware.onion(self._call)
         self._due: list[tuple[float, int, Job, Ending]] = []
@@ -87,9 +89,11 @@ class Housekeeper:
 
     def _later(self, job: Job) -> None:
         try:
-            later = unpack_later(job.workload)
+            later = unpack_later(open_job(self._keys, LATER, job.workload, time.time()).workload)
         except DecodeError as error:
             log.error("A delayed job cannot be read, and is parked: %s", error)
+            for middleware in self._app.middleware.refused:
+                middleware.refused(LATER, error)
             parked = park_refused(self._app, job, error_info(error), self._runner.worker)
             self._driver.finish(job, Ending(End.FAIL, optional=parked), flush=False)
             return
@@ -97,7 +101,7 @@ class Housekeeper:
         if left > HOLD:
             # Replayed early, by a queue that forgets times: it goes back to wait, under a unique of its own, since
             # this very job still has the one it came with.
-            ending = Ending(submissions=(later_submission(later, fresh_unique()),))
+            ending = Ending(submissions=(later_submission(later, fresh_unique(), self._keys),))
             self._driver.finish(job, ending, flush=False)
             return
         moved = Submission(later.function, later.workload, later.unique, priority_of(later.priority))
@@ -110,10 +114,12 @@ class Housekeeper:
     # --- gtask.call ------------------------------------------------------------------------------------------
 
     def _begin_call(self, job: Job) -> None:
+        opened = Opened(job.workload)
         try:
-            message = _foreign_message(job)
+            opened = open_job(self._keys, CALL, job.workload, time.time())
+            message = _foreign_message(job, opened.workload)
         except DecodeError as error:
-            self._driver.finish(job, self._runner.refuse(job, error), flush=False)
+            self._driver.finish(job, self._runner.refuse(job, error, opened), flush=False)
             return
         config, _ = self._app.options_of(message.task)
         task = self._app.tasks.get(message.task)
@@ -168,9 +174,9 @@ class Housekeeper:
         self._driver.finish(job, Ending(End.FAIL), flush=False)
 
 
-def _foreign_message(job: Job) -> Message:
+def _foreign_message(job: Job, workload: bytes) -> Message:
     """The message in a `gtask.call` job, for a function that is not gtask's own; raises `DecodeError`."""
-    message = decode_message(CALL, job.workload, fallback_id=job.unique)
+    message = decode_message(CALL, workload, fallback_id=job.unique)
     if not message.form.is_envelope or not TASK_NAME.fullmatch(message.task) or message.task.startswith(OWN):
         raise DecodeError(
             "A job of gtask.call is a message for a function in another language, named in its header 'task'."

@@ -28,6 +28,7 @@ from gtask.codecs import MAX_DEPTH, MAX_SIZE, from_json, pack, unpack
 from gtask.codecs.text import TooDeep
 from gtask.codecs.wording import glimpse
 from gtask.errors import ConfigurationError, DecodeError, EncodeError
+from gtask.signing import refuse_signed
 
 MESSAGE_VERSION: Final = 1
 """The number under the key ``gtask``; a worker refuses the messages of later versions and says so."""
@@ -216,12 +217,14 @@ def decode_message(function: str, workload: bytes, codec: str = "auto", fallback
     bytes of strangers, so there an envelope counts only where the job's unique is that of its id, which
     nobody can arrange who only writes the bytes.
 
-    `fallback_id` is the job's unique, for workloads that carry no id. Raises `DecodeError` and nothing else.
+    `fallback_id` is the job's unique, for workloads that carry no id. What is signed is to be opened before
+    (`gtask.signing`). Raises `DecodeError` and nothing else.
     """
     if is_envelope(workload) and (codec != "raw" or _is_own(function, workload, fallback_id)):
         return _open(function, unpack(workload, max_depth=MESSAGE_DEPTH), Form.ENVELOPE, fallback_id)
     if len(workload) > MAX_SIZE:
         raise DecodeError(f"The workload has {len(workload)} bytes, more than the {MAX_SIZE} that are taken.")
+    refuse_signed(workload)
     form, args = _read_foreign(workload, codec)
     if form is Form.JSON and args and type(args[0]) is dict and "gtask" in args[0]:
         return _open(function, args[0], Form.JSON_ENVELOPE, fallback_id)

@@ -240,6 +240,11 @@ class Publisher:
         later = Later(sending.function, unique, str(sending.priority), sending.due, workload)
         return later_submission(later, wire_unique(message.id, retries, later=True), keys)
 
+    def pack(self, function: str, items: Sequence[bytes]) -> bytes:
+        """The workload of a job of `function` that carries `items`, one after the other."""
+        workload, keys = b"".join(items), self._settings.signing_keys
+        return workload if keys is None else keys.sign(function, workload, time.time())
+
     def again(self, message: Message, function: str, due: float) -> Submission:
         """The next run of a task, as a job of its own under the same id (design, section 6a)."""
         headers = {**message.headers, "retries": int(message.headers.get("retries", 0)) + 1, "eta": due}

@@ -19,14 +19,15 @@ import anyio.to_thread
 
 from gtask.answers import Form, encode_answer, encode_failure, is_envelope
 from gtask.context import Reporter, TaskContext, enter, leave
-from gtask.errors import EncodeError, TaskExpired
+from gtask.errors import EncodeError, SignatureError, TaskExpired
 from gtask.failures import error_info
-from gtask.message import decode_message, parse_wire_unique
+from gtask.message import MAX_TASK_ID, Message, decode_message, parse_wire_unique
 from gtask.middleware import default_middleware
 from gtask.middleware.dead_letters import park, park_refused
 from gtask.middleware.results import check_size, keeps_result
 from gtask.results.joins import Join
 from gtask.results.records import outcome_to_record
+from gtask.signing import Keyring, Kind, Opened, is_signed
 from gtask.states import ErrorInfo, Outcome, Record, State
 from gtask.task import BaseTask, Task
 from gtask.worker.job import Carried, End, Ending, Job
@@ -38,6 +39,10 @@ log = logging.getLogger("gtask.worker")
 
 STORE_PAUSES: Final = (0.1, 0.5, 2.0, 5.0, 10.0)
 """Seconds between the attempts to store a result; after the last one the job fails."""
+
+
+UNSIGNED: Final = "unsigned:"
+"""How the ids of calls begin that were not signed, where there are keys: behind it is the unique of the job."""
 
 
 class PutOff:
@@ -64,6 +69,7 @@ class Runner:
         own = tuple(type(middleware) for middleware in default_middleware())
         self._awaits = any(type(middleware) not in own for middleware in app.middleware.executing)
         self._loops = threading.local()
+        self._keys = app.settings.signing_keys
 
     @property
     def functions(self) -> list[str]:
@@ -138,24 +144,37 @@ class Runner:
     # --- from job to context ---------------------------------------------------------------------------------
 
     def open(self, job: Job, reporter: Reporter) -> TaskContext | Ending:
-        """Decodes a job; an ending at once for one that cannot be run."""
+        """Decodes a job, after its signature; an ending at once for one that cannot be run."""
+        workload, proof = job.workload, b""
         try:
             task = self.app.local_task(job.function)
-            message = decode_message(job.function, job.workload, task.config.codec, job.unique)
+            if self._keys is not None:
+                workload, proof = _verified(self._keys, job, task)
+            message = decode_message(job.function, workload, task.config.codec, job.unique)
+            if self._keys is not None and not proof:
+                _keep_apart(message)
         except Exception as error:
-            return self.refuse(job, error)
-        return TaskContext(task, message, reporter, self.worker, job.attempt, job.function, job.workload)
+            return self.refuse(job, error, Opened(workload, proof))
+        context = TaskContext(task, message, reporter, self.worker, job.attempt, job.function, job.workload)
+        context.proof = proof
+        return context
 
-    def refuse(self, job: Job, error: Exception) -> Ending:
-        """Fails a job that cannot be decoded, and parks it with its bytes.
+    def refuse(self, job: Job, error: Exception, opened: Opened) -> Ending:
+        """Fails a job that cannot be decoded, and parks it with its bytes; `opened` is what is behind its signature.
 
-        Its caller is told, on the connection and through the store.
+        Its caller is told, on the connection and through the store. The store is told nothing of a job whose signature
+        is wrong: anybody might so give a task an end that is not its own.
         """
         log.error("Job %s of %s cannot be run: %s", job.unique or job.handle.decode(), job.function, error)
+        for middleware in self.app.middleware.refused:
+            middleware.refused(job.function, error)
         info = error_info(error)
-        form = Form.ENVELOPE if is_envelope(job.workload) else Form.JSON
-        ending = Ending(End.EXCEPTION, encode_failure(form, ErrorInfo(info.type, info.message)))
-        task_id = parse_wire_unique(job.function, job.unique).id
+        form = Form.ENVELOPE if is_envelope(opened.workload) else Form.JSON
+        data = encode_failure(form, ErrorInfo(info.type, info.message))
+        if self._keys is not None and opened.proof:
+            data = self._keys.sign(job.function, data, time.time(), Kind.FAILURE, opened.proof)
+        ending = Ending(End.EXCEPTION, data)
+        task_id = "" if isinstance(error, SignatureError) else parse_wire_unique(job.function, job.unique).id
         store = self.app.store
         stored = store is not None and len(task_id) == 32
         ending = ending._replace(optional=park_refused(self.app, job, info, self.worker, task_id, stored))
@@ -221,7 +240,7 @@ class Runner:
             return PutOff(outcome.delay)
         end, data = self._answer(context.message.form, outcome, context.foreground)
         if context.foreground:
-            return Ending(end, data)
+            return Ending(end, context.sealed(Kind.ANSWER if end is End.COMPLETE else Kind.FAILURE, data))
         return Ending(end, data, self._carry(context), tuple(context.following), tuple(context.letters))
 
     def _answer(self, form: Form, outcome: Outcome, foreground: bool) -> tuple[End, bytes]:
@@ -269,6 +288,26 @@ class Runner:
                     time.sleep(pause)
         log.error("A result is lost: its store takes nothing.")
         return Ending(End.FAIL)
+
+
+def _verified(keys: Keyring, job: Job, task: Task[..., Any]) -> Opened:
+    """What is behind a job's signature. A bare value from somebody who does not sign is taken where the task says so.
+
+    An envelope is not: its links and its chain would be signed here, for tasks that take only what is signed.
+    """
+    if is_signed(job.workload) or not task.config.allow_unsigned:
+        return keys.open(job.function, job.workload, time.time())
+    if is_envelope(job.workload):
+        raise SignatureError(f"An envelope for {job.function} is not signed; without a signature only bare values go.")
+    return Opened(job.workload)
+
+
+def _keep_apart(message: Message) -> None:
+    """Sees to it that an unsigned call has no id of a signed one: its result would be taken for that one's."""
+    if message.form is Form.JSON_ENVELOPE:
+        raise SignatureError(f"An envelope for {message.task} is not signed; without a signature only bare values go.")
+    message.id = f"{UNSIGNED}{message.id}" if 0 < len(message.id) <= MAX_TASK_ID - len(UNSIGNED) else ""
+    message.headers.clear()
 
 
 async def _coroutine(flow: Awaitable[Outcome]) -> Outcome:

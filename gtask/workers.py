@@ -131,7 +131,7 @@ def _client_id(name: str, child: Child) -> str:
 
 
 def _core(app: App, functions: list[str], child: Child, name: str, options: CoreOptions) -> WorkerCore:
-    options = replace(options, heartbeat=app.settings.heartbeat)
+    options = replace(options, heartbeat=app.settings.heartbeat, pack=app.publisher.pack)
     return WorkerCore(app.servers, functions, options, random, fresh_unique)
 
 
@@ -278,7 +278,10 @@ def _run_housekeeper(app: App, name: str, child: Child) -> None:
 
 
 def _run_results(app: App, path: str, child: Child) -> None:
-    service = ResultsService(app.servers, path, tls=app.settings.tls, heartbeat=app.settings.heartbeat)
+    settings = app.settings
+    service = ResultsService(
+        app.servers, path, tls=settings.tls, heartbeat=settings.heartbeat, keys=settings.signing_keys
+    )
     signal.signal(signal.SIGTERM, lambda number, frame: service.stop())
 
     def watch() -> None:

@@ -1,9 +1,10 @@
-"""Middleware: one feature, one file. Three hooks, each with the colour it really has. Design, section 8.
+"""Middleware: one feature, one file. Four hooks, each with the colour it really has. Design, section 8.
 
 * `publishing` wraps the sending of a message, in the caller's thread or task. A context manager has no colour, so
   one class serves the blocking and the async callers.
 * `executing` is an async onion around a run: it may await in an async pool, and it decides what the outcome is.
 * `running` wraps the body of the task itself, in the thread that runs it: for what is bound to a thread.
+* `refused` hears of a job that never becomes a run: nobody can read it, or its signature is wrong.
 
 The first of an App's middleware is the outermost.
 """
@@ -23,7 +24,7 @@ Next = Callable[[TaskContext], Awaitable[Outcome]]
 
 
 class Middleware:
-    """Does nothing in each of the three hooks; a middleware overrides those it needs.
+    """Does nothing in each of the four hooks; a middleware overrides those it needs.
 
     `options` names the task options it brings along: `@app.task` then takes them, and leaves them in
     `task.extra_options`.
@@ -47,6 +48,9 @@ class Middleware:
         """Wraps the task's body, in the same thread."""
         return _nothing()
 
+    def refused(self, function: str, error: Exception) -> None:
+        """Hears of a job that is not run, since it cannot be decoded or its signature is wrong."""
+
 
 @contextmanager
 def _same(message: Message) -> Iterator[Message]:
@@ -66,6 +70,7 @@ class Stack:
         self.publishing = [m for m in self.all if type(m).publishing is not Middleware.publishing]
         self.executing = [m for m in self.all if type(m).executing is not Middleware.executing]
         self.running = [m for m in self.all if type(m).running is not Middleware.running]
+        self.refused = [m for m in self.all if type(m).refused is not Middleware.refused]
 
     def onion(self, body: Next) -> Next:
         """Wraps `body` in every `executing` hook, the first outermost."""

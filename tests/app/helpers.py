@@ -123,7 +123,7 @@ def working(app: App, slots: int = 2, pool: str = "thread") -> Iterator[Blocking
     runner = Runner(app, "worker:1")
     ready = [threading.Event(), threading.Event()]
     slots = slots if pool == "thread" else 1
-    core = WorkerCore(app.servers, runner.functions, CoreOptions(slots), random, fresh_unique)
+    core = WorkerCore(app.servers, runner.functions, CoreOptions(slots, pack=app.publisher.pack), random, fresh_unique)
     keeping = WorkerCore(
         app.servers, list(FUNCTIONS), CoreOptions(SLOTS, 0, poll_interval=0.2, exceptions=True), random, fresh_unique
     )
