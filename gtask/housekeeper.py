@@ -182,7 +182,7 @@ def _foreign_message(job: Job, workload: bytes) -> Message:
             "A job of gtask.call is a message for a function in another language, named in its header 'task'."
         )
     codec = message.headers.setdefault("foreign", "json")
-    if codec not in FOREIGN:
+    if not isinstance(codec, str) or codec not in FOREIGN:
         raise DecodeError(f"{codec!r:.80} is no codec of a function in another language; use json, text or raw.")
     # Nobody waits for a job of this function itself.
     message.headers.pop("fg", None)
