@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from gtask.errors import (
     JobFailed,
     ResultTimeout,
     ServerError,
+    SignatureError,
     StoreRequired,
     TaskFailed,
 )
@@ -26,11 +28,14 @@ from gtask.protocol.codec import MAX_BODY
 from gtask.publish import Sending
 from gtask.result import NO_STORE, AsyncResult
 from gtask.results.base import ResultStore
-from gtask.states import State
+from gtask.signing import Kind, proof_of
+from gtask.states import ErrorInfo, State
 from gtask.types import JobStatus, Submission
 
 if TYPE_CHECKING:
     from gtask.app import App
+
+log = logging.getLogger("gtask.client")
 
 LOOKED_AT: Final = 4
 """Retries of a task whose jobs are looked for on the job servers, when its store knows nothing."""
@@ -133,6 +138,9 @@ class Call:
         self.sending = make_plan(app, [step], foreground=True).sending
         self.submission = app.publisher.enter(self.sending, hooks)
         self.timeout = step.options.get("timeout")
+        keys = app.settings.signing_keys
+        self._keys = None if self.sending.plain else keys
+        self._proof = b"" if self._keys is None else proof_of(self.submission.workload)
 
     def listener(self) -> Callable[[WorkData | WorkWarning | WorkStatus], None] | None:
         """What hears the job's packets, None when the caller gave nothing to hear them."""
@@ -146,22 +154,50 @@ class Call:
                 if on_progress:
                     on_progress(_whole(event.numerator), _whole(event.denominator))
             elif isinstance(event, WorkData):
-                if on_data:
-                    on_data(event.data)
-            elif on_warning:
-                on_warning(event.data)
+                if on_data and (data := self._heard(event.data, Kind.DATA)) is not None:
+                    on_data(data)
+            elif on_warning and (data := self._heard(event.data, Kind.WARNING)) is not None:
+                on_warning(data)
 
         return listen
 
+    def _heard(self, data: bytes, kind: Kind) -> bytes | None:
+        """A piece of data or a warning; None for one whose signature is wrong, which is left out."""
+        try:
+            return self._opened(data, kind)
+        except SignatureError as error:
+            log.error("%s", error)
+            return None
+
+    def _opened(self, data: bytes, kind: Kind) -> bytes:
+        """What is behind the signature of something that came back."""
+        if self._keys is None:
+            return data
+        return self._keys.open(self.sending.function, data, kind=kind, proof=self._proof).workload
+
     def value(self, data: bytes) -> Any:
         """Decodes the answer."""
+        data = self._opened(data, Kind.ANSWER)
         form = Form.ENVELOPE if self.sending.codec is None else FOREIGN[self.sending.codec]
         return decode_answer(data, form, self.step.task.arguments.returns)
+
+    def failure(self, error: JobException) -> ErrorInfo:
+        """Decodes a failure; raises `SignatureError` for one that is not by a worker with the same keys."""
+        try:
+            return decode_failure(self._opened(error.data, Kind.FAILURE))
+        except SignatureError as refused:
+            raise SignatureError(
+                f"{self.step.task.name} failed, and why is not believed: {refused} A worker that does not know the key "
+                "of a call refuses it so."
+            ) from None
 
     def error(self, error: GtaskError) -> BaseException:
         """Makes the exception to raise of the one that the client raised."""
         if isinstance(error, JobException):
-            return rebuild(decode_failure(error.data), self.app.throws_of(self.step.task.name))
+            try:
+                return rebuild(self.failure(error), self.app.throws_of(self.step.task.name))
+            except SignatureError as refused:
+                return refused
         if isinstance(error, JobFailed):
             return TaskFailed("", f"{self.step.task.name} failed, and its worker did not say why (WORK_FAIL).")
         if isinstance(error, ResultTimeout):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from anyio.lowlevel import RunVar
 
-from gtask.answers import decode_failure
 from gtask.canvas import Signature
 from gtask.client import AsyncClient, Client
 from gtask.errors import GtaskError, JobException, JobFailed, ResultTimeout
@@ -142,7 +141,7 @@ class ForegroundResult(AsyncResult[Any]):
         self._outcome = Outcome(self.id, State.SUCCESS, self._call.value(data), task=self.task or "")
 
     def _failed(self, error: JobException | JobFailed) -> None:
-        info = decode_failure(error.data) if isinstance(error, JobException) else ErrorInfo("", str(error))
+        info = self._call.failure(error) if isinstance(error, JobException) else ErrorInfo("", str(error))
         self._outcome = Outcome(self.id, State.FAILURE, error=info, task=self.task or "")
 
     async def _await(self, timeout: float | None) -> Outcome | None:

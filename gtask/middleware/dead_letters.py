@@ -15,6 +15,7 @@ from gtask.letters import Letter, dead_function, encode_letter, read_history
 from gtask.message import is_own_unique, wire_unique
 from gtask.middleware.base import Middleware, Next
 from gtask.options import priority_of
+from gtask.signing import Keyring
 from gtask.states import ErrorInfo, Outcome, State
 from gtask.types import Submission
 from gtask.worker.job import Job
@@ -69,7 +70,7 @@ def park(context: TaskContext, outcome: Outcome) -> None:
         history=read_history(headers.get("history")),
         stored=bool(context.id) and context.task.app.store is not None and not headers.get("ignore_result"),
     )
-    context.letters.extend(seal_letter(letter, chance))
+    context.letters.extend(seal_letter(letter, chance, context.task.app.settings.signing_keys))
 
 
 def park_refused(
@@ -96,13 +97,20 @@ def park_refused(
         worker=worker,
         stored=stored,
     )
-    return seal_letter(letter, chance)
+    return seal_letter(letter, chance, app.settings.signing_keys)
 
 
-def seal_letter(letter: Letter, chance: str) -> tuple[Submission, ...]:
-    """The job that parks a letter, under a unique by chance; none when it is too large for a job server."""
+def seal_letter(letter: Letter, chance: str, keys: Keyring | None = None) -> tuple[Submission, ...]:
+    """The job that parks a letter, under a unique by chance; none when it is too large for a job server.
+
+    With `keys` it is signed. That says who parked it, and nothing of the message inside, which is as it came.
+    """
+    function = dead_function(letter.task)
     try:
-        return (Submission(dead_function(letter.task), encode_letter(letter), chance),)
+        workload = encode_letter(letter)
+        if keys is not None:
+            workload = keys.sign(function, workload, letter.failed_at)
+        return (Submission(function, workload, chance),)
     except EncodeError as error:
         log.error("Task %s[%s] failed for good and cannot be parked: %s", letter.task, letter.task_id, error)
         return ()

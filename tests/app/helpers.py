@@ -124,9 +124,8 @@ def working(app: App, slots: int = 2, pool: str = "thread") -> Iterator[Blocking
     ready = [threading.Event(), threading.Event()]
     slots = slots if pool == "thread" else 1
     core = WorkerCore(app.servers, runner.functions, CoreOptions(slots, pack=app.publisher.pack), random, fresh_unique)
-    keeping = WorkerCore(
-        app.servers, list(FUNCTIONS), CoreOptions(SLOTS, 0, poll_interval=0.2, exceptions=True), random, fresh_unique
-    )
+    options = CoreOptions(SLOTS, 0, poll_interval=0.2, exceptions=True, pack=app.publisher.pack)
+    keeping = WorkerCore(app.servers, list(FUNCTIONS), options, random, fresh_unique)
     with BlockingDriver(core, None, ready[0].set) as driver, BlockingDriver(keeping, None, ready[1].set) as keeper:
         run = partial(_run, runner, driver)
         made = ThreadPool(driver, run, slots, 0, runner.close_loop) if pool == "thread" else SoloPool(driver, run)
