@@ -23,10 +23,10 @@ ROOT = Path(__file__).resolve().parents[1]
 POOLS = {"prefork": "p.", "thread": "t.", "async": "a."}
 """The namespace that each pool's worker serves alone, so that each of them is seen to get jobs."""
 
-PATIENCE = 2.0
+PATIENCE = 1.0
 """Seconds a job server may take for an answer or a connection in this run: `request_timeout`, `connect_timeout`."""
 
-CALL_TIMEOUT = 2.5
+CALL_TIMEOUT = 2.0
 """Seconds that `call` and `get` wait; a call that takes `SLACK` longer counts as hung."""
 
 SLACK = 2.0

@@ -109,7 +109,7 @@ class Router:
     A job that coalesces goes to the server its unique points to (rendezvous hashing), so that its duplicates meet.
     Every other job goes to the client's preferred server, which is drawn by `rng`: many clients spread over all
     servers, and one client keeps one connection. A server that failed comes last, for a time that doubles from half
-    a second to a minute, jittered; then it is back in its place. Times are seconds of any monotonic clock.
+    a second to a minute, jittered, or for as long as it took to find out; then it is back in its place. Times are seconds of any monotonic clock.
     """
 
     def __init__(self, servers: Sequence[Server], rng: Random | None = None) -> None:
@@ -133,11 +133,11 @@ class Router:
             )
         return servers
 
-    def failed(self, server: Server, now: float) -> None:
-        """Notes that a server could not be reached, or did not answer."""
+    def failed(self, server: Server, now: float, cost: float = 0.0) -> None:
+        """Notes that a server could not be reached, or did not answer, after `cost` seconds of waiting."""
         count = self._failures[server][0] + 1 if server in self._failures else 1
         span = min(_MAX_BACKOFF, _FIRST_BACKOFF * 2 ** min(count - 1, 16))
-        self._failures[server] = (count, now + span * (0.5 + self._rng.random() / 2))
+        self._failures[server] = (count, now + max(cost, span * (0.5 + self._rng.random() / 2)))
 
     def worked(self, server: Server) -> None:
         """Notes that a server answers."""

@@ -340,7 +340,7 @@ class Core:
         """
         link, now = pending.link, monotonic()
         error = RequestTimeout(f"{link.server} did not answer within {now - pending.since:.3g} s.")
-        self.router.failed(link.server, now)
+        self.router.failed(link.server, now, now - pending.since)
         if not link.live or link.unsent or now >= pending.since + self.request_timeout:
             self.end(link, error)
         # What silenced this connection (a laptop that slept, a NAT that forgot) has often silenced all of them. Those

@@ -23,7 +23,7 @@ class Low(Random):
         """0."""
         return 0.0
 
-    def randrange(self, *_: object, **__: object) -> int:  # type: ignore[override]
+    def randrange(self, *_: object, **__: object) -> int:
         """0."""
         return 0
 
@@ -165,3 +165,10 @@ def test_a_call_that_found_no_server_says_which_and_why() -> None:
 
     assert str(base.no_server(reasons, [A, B])).startswith("A is away. B is away. Check that a job server runs")
     assert str(base.no_server({}, [A, B])).startswith("No job server could be reached in time: gearman://host:1, gear")
+
+
+def test_a_server_that_wasted_time_is_left_alone_for_as_long() -> None:
+    router = Router([A, B], Low())
+    router.failed(A, 0.0, cost=10.0)
+    assert router.order(None, 9.9) == [B, A]
+    assert router.order(None, 10.1) == [A, B]

@@ -1,0 +1,110 @@
+"""What the fault tests stand on: calls that cannot hang a test, and a worker whose every run leaves a line."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.recording import FILE, Record, make, record_of
+from gtask import App
+from gtask.testing import Program, wait_until, worker
+from gtask.types import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+
+BOUND = 5.0
+"""Seconds within which a worker gets jobs again, whatever happened to its connection."""
+
+
+class Ended(NamedTuple):
+    """How a call ended, and after how many seconds."""
+
+    value: Any
+    error: BaseException | None
+    seconds: float
+
+
+def ended_within(seconds: float, call: Callable[[], Any]) -> Ended:
+    """Makes a call in a thread of its own, and says how it ended; the test fails when it has not within `seconds`."""
+    outcome: list[Ended] = []
+
+    def run() -> None:
+        began = time.monotonic()
+        try:
+            outcome.append(Ended(call(), None, time.monotonic() - began))
+        except Exception as error:
+            outcome.append(Ended(None, error, time.monotonic() - began))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert outcome, f"the call hangs: it has not ended within {seconds:g} s"
+    return outcome[0]
+
+
+class Recorded:
+    """Numbered tasks on one or more job servers, and the record of their runs."""
+
+    def __init__(self, servers: Sequence[Server], folder: Path, namespace: str = "") -> None:
+        self.app: App = make([str(server) for server in servers], namespace, request_timeout=2.0)
+        self._task = record_of(self.app)
+        self._record = Record(folder / "record")
+        self._numbers = 0
+
+    def close(self) -> None:
+        """Lets go of the connection and the file."""
+        self.app.close()
+        self._record.close()
+
+    def send(self, seconds: float = 0.0) -> str:
+        """Sends a task that takes `seconds`; returns its number. Its result goes nowhere."""
+        number = str(self._numbers)
+        self._numbers += 1
+        self._task.apply_async((number, seconds), ignore_result=True)
+        return number
+
+    def runs(self, number: str) -> int:
+        """How often this number has run."""
+        self._record.read()
+        return self._record.runs[number]
+
+    @property
+    def repeated(self) -> int:
+        """How many runs there were beyond the first of each."""
+        self._record.read()
+        return self._record.repeated
+
+    def wait_for(self, number: str, timeout: float = BOUND) -> None:
+        """Waits until this number has run; raises `TimeoutError`."""
+        wait_until(lambda: self.runs(number), timeout, f"the run of task {number}")
+
+
+@contextmanager
+def recorded(servers: Sequence[Server], folder: Path) -> Iterator[Recorded]:
+    """Numbered tasks that are sent over these addresses."""
+    made = Recorded(servers, folder)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@contextmanager
+def recording_worker(
+    servers: Sequence[Server],
+    folder: Path,
+    pool: str = "prefork",
+    *options: str,
+    concurrency: int = 2,
+    env: Mapping[str, str | None] | None = None,
+) -> Iterator[Program]:
+    """A worker for these tasks."""
+    environment = {FILE: str(folder / "record"), **(env or {})}
+    urls = [str(server) for server in servers]
+    app = "benchmarks.recording:app"
+    with worker(app, *options, cwd=ROOT, servers=urls, pool=pool, concurrency=concurrency, env=environment) as program:
+        yield program
