@@ -214,7 +214,7 @@ class _ForeignCall:
     def go_on(self, event: Event | None) -> None:
         """Runs the flow until it asks or ends."""
         asked = self._step(self._flow.send, event)
-        if asked is None:
+        if asked is self:
             return
         if not isinstance(asked, _Answer):
             self._break_off(RuntimeError(f"A middleware awaited {asked!r:.100}, which no loop is here to run."))
@@ -229,7 +229,7 @@ class _ForeignCall:
             self._drop()
 
     def _step(self, go: Callable[[Any], Any], value: Any) -> Any:
-        """Runs the flow a step further: what it asks for, or None when it has ended."""
+        """Runs the flow a step further: what it asks for, or this very object when it has ended."""
         try:
             return self._variables.run(go, value)
         except StopIteration as stop:
@@ -237,7 +237,7 @@ class _ForeignCall:
         except Exception as error:
             outcome = self._keeper.broken(self._context, error)
         self._keeper.end(self._job, self._context, outcome)
-        return None
+        return self
 
     def _break_off(self, error: RuntimeError) -> None:
         with suppress(RuntimeError):  # one that awaits again while it is closed
