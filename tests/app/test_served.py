@@ -223,7 +223,7 @@ def test_a_foreground_call_that_is_not_waited_for_yet(tasks: App, pool: str) -> 
         results = [waits.delay(n) for n in range(3)]
         assert results[0].state is State.PENDING
         assert not results[0].ready()
-        with pytest.raises(ResultTimeout, match="was not there within 0.01 s"):
+        with pytest.raises(ResultTimeout, match=r"was not there within 0\.01 s"):
             results[0].get(timeout=0.01)
         gate.set()
         wait_until(results[2].ready, LIMIT)
