@@ -6,7 +6,7 @@ import click
 
 from gtask.cli.failures import CliError
 from gtask.cli.logs import log_options, set_up
-from gtask.cli.options import app_option, servers_of, servers_option
+from gtask.cli.options import an_app, app_option, servers_of, servers_option
 
 
 @click.command(name="results")
@@ -26,15 +26,18 @@ def command(db: str, servers: tuple[str, ...], app: str | None, loglevel: str, j
 
     It is a Gearman worker that keeps what tasks return and answers those who wait for it. `gtask server` has one
     already; gearmand needs this one, or a worker with --with-results. SIGTERM or Ctrl-C ends it.
+
+    Where callers and workers sign what they send, it needs their keys: those of --app, or $GTASK_SIGNING_KEYS.
     """
     from gtask.errors import ConfigurationError, ResultError
     from gtask.results.service import run_service
 
     set_up(loglevel, json_logs)
     addresses, tls = servers_of(app, servers)
+    keys = an_app(app, servers).settings.signing_keys
     ready = f"gtask results ready: {db}, for {', '.join(str(server) for server in addresses)}"
     try:
-        run_service(addresses, db, tls=tls, ready=lambda: _say(ready, json_logs))
+        run_service(addresses, db, tls=tls, keys=keys, ready=lambda: _say(ready, json_logs))
     except (ConfigurationError, ResultError) as error:
         raise CliError(str(error)) from error
     return 0

@@ -22,6 +22,7 @@ from gtask.cli.options import read_size
 if TYPE_CHECKING:
     from gtask.results.service import ResultsService
     from gtask.server import JobServer
+    from gtask.signing import Keyring
 
 log = logging.getLogger("gtask.server")
 
@@ -81,11 +82,15 @@ def command(
 
     It speaks the protocol of gearmand, and is ended by SIGTERM or Ctrl-C. Without --db everything is in memory and
     gone when it ends. It listens at loopback unless told otherwise: Gearman knows no passwords.
+
+    Where callers and workers sign what they send, the results service needs their keys in $GTASK_SIGNING_KEYS.
     """
     from gtask.errors import ConfigurationError
     from gtask.server import JobServer
+    from gtask.settings import Settings
 
     set_up(loglevel, json_logs)
+    keys = Settings.of("gtask server", {}).signing_keys
     if not is_loopback(host):
         log.warning(
             "%s can be reached from other machines, and Gearman has no passwords: whoever reaches the port can run "
@@ -101,7 +106,7 @@ def command(
         waiting, _ = server.jobs
         queue = f"queue in {db} ({waiting} waiting)" if db else "queue in memory"
         ready = f"gtask server ready at {server.url}, {queue}, results {results_text(db, results, file)}"
-        return _Run(server, file).serve(ready, json_logs)
+        return _Run(server, file, keys).serve(ready, json_logs)
 
 
 def is_loopback(host: str) -> bool:
@@ -135,9 +140,10 @@ def results_text(db: str | None, results: str | None, file: str | None) -> str:
 class _Run:
     """The server in this thread, the results service in another: they end together."""
 
-    def __init__(self, server: JobServer, file: str | None) -> None:
+    def __init__(self, server: JobServer, file: str | None, keys: Keyring | None = None) -> None:
         self._server = server
         self._file = file
+        self._keys = keys
         self._service: ResultsService | None = None
         self._ready = threading.Event()
         self._failure: BaseException | None = None
@@ -150,7 +156,7 @@ class _Run:
         if self._file is not None:
             from gtask.results.service import ResultsService
 
-            self._service = ResultsService(self._server.url, self._file)
+            self._service = ResultsService(self._server.url, self._file, keys=self._keys)
             thread = threading.Thread(target=self._run_service, name="gtask-results")
             thread.start()
             self._ready.wait()

@@ -79,6 +79,7 @@ PROCESS_DURATION: Final = "messaging.process.duration"
 QUEUE_DURATION: Final = "gtask.queue.duration"
 TASKS: Final = "gtask.tasks"
 SKIPPED: Final = "gtask.tasks.skipped"
+REFUSED: Final = "REFUSED"  # in place of a state, for what was never run
 
 EVENTS: Final = {State.FAILURE: EXCEPTION, State.RETRY: "gtask.retry", State.REVOKED: "gtask.revoked"}
 """The event that says why a run led to a state."""
@@ -160,6 +161,12 @@ class Tracing(Middleware):
         return outcome
 
 
+    def refused(self, function: str, error: Exception) -> None:
+        """Counts a job that is not run."""
+        if (instruments := _instruments()) is not None:
+            instruments.refused(function, error)
+
+
 class _Sending(AbstractContextManager[Message]):
     """The producer span of one message, and the measurement of its sending."""
 
@@ -222,14 +229,8 @@ class _Sending(AbstractContextManager[Message]):
 
 def _start_run(tracer: Tracer, context: TaskContext, surroundings: Context, server: _Server) -> Span:
     task = context.message.task
-    attributes: dict[str, Any] = {
-        SYSTEM: "gearman",
-        DESTINATION: task,
-        OPERATION_NAME: PROCESS,
-        OPERATION_TYPE: PROCESS,
-        RETRIES: context.retries,
-        **server,
-    }
+    attributes: dict[str, Any] = {SYSTEM: "gearman", DESTINATION: task, RETRIES: context.retries, **server}
+    attributes[OPERATION_NAME] = attributes[OPERATION_TYPE] = PROCESS
     _add_ids(attributes, context.message, context.worker)
     return tracer.start_span(f"{PROCESS} {task}", surroundings, SpanKind.CONSUMER, attributes)
 
@@ -311,13 +312,7 @@ class _Instruments:
 
     def sent(self, task: str, operation: str, error: str, seconds: float, server: _Server) -> None:
         """A message was sent, or could not be."""
-        attributes = {
-            SYSTEM: "gearman",
-            DESTINATION: task,
-            OPERATION_NAME: operation,
-            OPERATION_TYPE: SEND,
-            **server,
-        }
+        attributes = {SYSTEM: "gearman", DESTINATION: task, OPERATION_NAME: operation, OPERATION_TYPE: SEND, **server}
         if error:
             attributes[ERROR_TYPE] = error
         self._operation.record(seconds, attributes)
@@ -331,6 +326,10 @@ class _Instruments:
         due = max(due, headers.get("eta", due))
         # Between two hosts the clocks may disagree by more than the job has waited.
         self._queue.record(max(0.0, context.task.app.now() - due), {TASK: context.message.task})
+
+    def refused(self, function: str, error: Exception) -> None:
+        """A job cannot be decoded, or its signature is wrong."""
+        self._tasks.add(1, {TASK: function, STATE: REFUSED, ERROR_TYPE: type_name(type(error))})
 
     def skipped(self, context: TaskContext) -> None:
         """A job was ended without a run, since its task had ended before."""
