@@ -160,7 +160,6 @@ class Tracing(Middleware):
                 instruments.ran(context, state, error, time.perf_counter() - started, server)
         return outcome
 
-
     def refused(self, function: str, error: Exception) -> None:
         """Counts a job that is not run."""
         if (instruments := _instruments()) is not None:
