@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -153,7 +154,8 @@ async def test_a_client_serves_one_event_loop_after_another(any_server: AnyServe
         return await client.echo(answer)
 
     for backend in ("asyncio", "trio", "asyncio"):
-        answer = await anyio.to_thread.run_sync(lambda name=backend: anyio.run(use, name.encode(), backend=name))
+        run = partial(anyio.run, use, backend.encode(), backend=backend)
+        answer = await anyio.to_thread.run_sync(run)
         assert answer == backend.encode()
     assert repr(client) == "<AsyncClient 1 server, 1 connected, 0 jobs open>"
     await client.aclose()

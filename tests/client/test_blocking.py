@@ -139,9 +139,12 @@ def interrupt() -> Iterator[Callable[[float], None]]:
     def handler(*_: object) -> None:
         raise Interrupted
 
+    def interrupt(seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
     old = signal.signal(signal.SIGALRM, handler)
     try:
-        yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
+        yield interrupt
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)

@@ -73,7 +73,7 @@ def second() -> Iterator[EmbeddedServer]:
 class First(Random):
     """A draw that prefers the first server."""
 
-    def randrange(self, *_: object, **__: object) -> int:  # type: ignore[override]
+    def randrange(self, *_: object, **__: object) -> int:
         """Always the first."""
         return 0
 
