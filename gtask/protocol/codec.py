@@ -46,9 +46,9 @@ def _encode(magic: bytes, type: PacketType, args: tuple[bytes, ...], allowed: bo
         raise LocalProtocolError(
             f"{type.name} has {len(layout.args)} arguments ({', '.join(layout.args) or 'none'}), not {len(args)}."
         )
-    names = args[:-1] if layout.data else args
-    for name, value in zip(layout.args, names, strict=False):
+    for value in args if type in _PLAIN else args[:-1]:
         if b"\0" in value:
+            name = layout.args[args.index(value)]
             raise LocalProtocolError(f"The {name} of {type.name} holds a NUL byte, which ends an argument.")
     body = b"\0".join(args)
     if len(body) > 0xFFFFFFFF:
