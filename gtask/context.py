@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from gtask.errors import TaskError
 from gtask.message import Form, Message
@@ -17,6 +17,8 @@ from gtask.types import Submission
 
 if TYPE_CHECKING:
     from gtask.task import BaseTask
+
+_OF_GTASK: Final = (Form.ENVELOPE, Form.JSON_ENVELOPE)
 
 _current: ContextVar[TaskContext | None] = ContextVar("gtask_current_task", default=None)
 
@@ -81,6 +83,7 @@ class TaskContext:
         "attempt",
         "completed",
         "following",
+        "foreground",
         "function",
         "joins",
         "letters",
@@ -107,6 +110,8 @@ class TaskContext:
         self.message = message
         self.worker = worker
         self.attempt = attempt
+        self.foreground = bool(message.headers.get("fg")) or message.form not in _OF_GTASK
+        """Whether a caller waits on the connection for the answer (design, section 3)."""
         self.function = function or message.task
         """The function on the job server that the job came from."""
         self.workload = workload
@@ -166,11 +171,6 @@ class TaskContext:
         """The id of the task this one followed from, None for the first."""
         parent = self.message.headers.get("parent")
         return None if parent is None else str(parent)
-
-    @property
-    def foreground(self) -> bool:
-        """Whether a caller waits on the connection for the answer (design, section 3)."""
-        return bool(self.message.headers.get("fg")) or self.message.form not in (Form.ENVELOPE, Form.JSON_ENVELOPE)
 
     @property
     def in_main_thread(self) -> bool:
