@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from random import Random
 from typing import Final, NamedTuple
@@ -68,7 +67,7 @@ def as_background(submission: Submission) -> Submission:
     if not submission.background and submission.when is None:
         raise LocalProtocolError("submit() is for background jobs; use call() or open() for this foreground job.")
     if not submission.unique:
-        return replace(submission, unique=fresh_unique(submission.function))
+        return _under(fresh_unique(submission.function), submission, submission.background)
     return submission
 
 
@@ -79,7 +78,12 @@ def as_foreground(submission: Submission) -> Submission:
     """
     if submission.when is not None:
         raise LocalProtocolError("A job for a later time runs in the background; submit() it.")
-    return replace(submission, unique=fresh_unique(submission.function), background=False)
+    return _under(fresh_unique(submission.function), submission, background=False)
+
+
+def _under(unique: str, old: Submission, background: bool) -> Submission:
+    # In place of dataclasses.replace, which takes several times as long; in a bulk call that is felt.
+    return Submission(old.function, old.workload, unique, old.priority, background, old.when, old.reducer, old.coalesce)
 
 
 def better_status(one: JobStatus, other: JobStatus) -> JobStatus:
