@@ -14,8 +14,9 @@ from gtask.worker.pulse import Pulse
 TURN: Final = 16
 """Jobs of one function in a row before the others are looked at, where there are others with work waiting."""
 
-MAX_WINDOW: Final = 64
-"""Grabs under way at once over one connection."""
+MAX_WINDOW: Final = 128
+"""Grabs under way at once over one connection: more than the shortest tasks that run between two sends, or the worker
+would wait for the answer to each batch of grabs with nothing to do."""
 
 FIRST_BACKOFF: Final = 0.1
 MAX_BACKOFF: Final = 3.0
