@@ -52,8 +52,9 @@ class Letter:
     """What is parked of one run that failed for good.
 
     `id` is the same for every copy of this letter; it is the unique of the run. `function` and `unique` are those of
-    the job, `message` the workload that it came with. `failed_at` is in Unix seconds. `stored` says whether a result
-    was kept under `task_id`, which is to be forgotten before the task is run again.
+    the job, `message` the workload that it came with. `failed_at` is in Unix seconds. `stored` names the kind of store
+    that has a result of `task_id`, which is to be forgotten before the task is run again; empty for none. A `refused`
+    one was never run: its message could not be read.
     """
 
     id: str
@@ -68,7 +69,8 @@ class Letter:
     priority: str = "normal"
     retries: int = 0
     history: tuple[Attempt, ...] = ()
-    stored: bool = False
+    stored: str = ""
+    refused: bool = False
 
     @property
     def key(self) -> tuple[str, bytes]:
@@ -103,6 +105,7 @@ def encode_letter(letter: Letter) -> bytes:
             "retries": letter.retries,
             "history": [list(attempt) for attempt in letter.history],
             "stored": letter.stored,
+            "refused": letter.refused,
         },
         "letter",
         max_size=MAX_LETTER,
@@ -141,7 +144,8 @@ _KINDS: Final[dict[str, type]] = {
     "worker": str,
     "priority": str,
     "retries": int,
-    "stored": bool,
+    "stored": str,
+    "refused": bool,
 }
 
 

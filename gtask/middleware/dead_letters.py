@@ -68,9 +68,16 @@ def park(context: TaskContext, outcome: Outcome) -> None:
         priority=str(priority_of(headers.get("priority", "normal"))),
         retries=context.retries,
         history=read_history(headers.get("history")),
-        stored=bool(context.id) and context.task.app.store is not None and not headers.get("ignore_result"),
+        stored=_stored(context),
     )
     context.letters.extend(seal_letter(letter, chance, context.task.app.settings.signing_keys))
+
+
+def _stored(context: TaskContext) -> str:
+    """Where a result is kept of the task, or of a step behind it that will never run."""
+    store, headers = context.task.app.store, context.message.headers
+    kept = context.id and (not headers.get("ignore_result") or headers.get("chain"))
+    return type(store).__name__ if store is not None and kept else ""
 
 
 def park_refused(
@@ -95,7 +102,8 @@ def park_refused(
         error=error,
         failed_at=app.now(),
         worker=worker,
-        stored=stored,
+        stored=type(app.store).__name__ if stored else "",
+        refused=True,
     )
     return seal_letter(letter, chance, app.settings.signing_keys)
 
