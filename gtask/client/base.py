@@ -113,7 +113,8 @@ class Router:
     A job that coalesces goes to the server its unique points to (rendezvous hashing), so that its duplicates meet.
     Every other job goes to the client's preferred server, which is drawn by `rng`: many clients spread over all
     servers, and one client keeps one connection. A server that failed comes last, for a time that doubles from half
-    a second to a minute, jittered, or for as long as it took to find out; then it is back in its place. Times are seconds of any monotonic clock.
+    a second to a minute, jittered, or for as long as it took to find out; then it is back in its place. Times are
+    seconds of any monotonic clock.
     """
 
     def __init__(self, servers: Sequence[Server], rng: Random | None = None) -> None:
