@@ -42,7 +42,8 @@ class Settings:
     seconds; `max_message` is how large a message or a result may be, in bytes: less than a job server takes in one
     packet, which is 64 MiB where it is not told otherwise. `ignore_result` is every task's default of that option.
     `dead_letters` parks what fails for good in ``<task>.dead``. `skip_completed` asks the store before a job is run
-    that may have been run before, and does not run it when its task has ended.
+    that may have been run before, and does not run it when its task has ended. `tls` is for ``gearmans://`` addresses,
+    by default what `gtask.transport.tls.VARIABLES` say.
 
     `signing_keys` are secrets by their ids, or text as ``k2:secret2,k1:secret1``: the first signs what is sent, all of
     them verify, and what is not signed is not run. Jobs that were signed more than `signing_max_age` seconds ago are
@@ -72,6 +73,8 @@ class Settings:
                 found[name] = given[name]
             elif kind and (text := os.environ.get(f"GTASK_{name.upper()}")) is not None:
                 found[name] = _read(name, kind, text)
+        if "tls" not in found:
+            found["tls"] = TLS.from_environment()
         found["signing_keys"] = _keyring(app, found)
         settings = cls(**found)
         if settings.namespace:

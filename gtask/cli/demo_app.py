@@ -8,7 +8,7 @@ from decimal import Decimal
 from gtask.app import App  # in your own code: from gtask import App, TaskContext
 from gtask.context import TaskContext
 
-app = App("demo")
+app = App("demo", tls=None)  # whatever the environment says: the demo has a job server of its own
 
 
 @app.task

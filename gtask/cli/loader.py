@@ -18,6 +18,7 @@ from typing import Any
 
 from gtask.app import App
 from gtask.cli.failures import CliError
+from gtask.cli.tls import set_up_tls
 from gtask.types import parse_servers
 
 USAGE = 2
@@ -40,7 +41,7 @@ def load_app(where: str, servers: str | Sequence[str] | None = None, include: It
         _import(other, other)
     if servers:
         app.servers = parse_servers(servers)
-    return app
+    return set_up_tls(app)
 
 
 def _parse(where: str) -> tuple[str, str]:

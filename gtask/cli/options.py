@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from gtask.cli.tls import set_up_tls, tls_of, tls_options
+
 if TYPE_CHECKING:
     from gtask.app import App
     from gtask.transport.tls import TLS
@@ -41,7 +43,7 @@ def read_list(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
 
 
 def servers_option(command: Command) -> Command:
-    """The option ``--servers``; it may be given several times, and each may name several."""
+    """The option ``--servers``, which may be given several times, each for several, and those of TLS beside it."""
     return click.option(
         "--servers",
         multiple=True,
@@ -49,7 +51,7 @@ def servers_option(command: Command) -> Command:
         metavar="URL[,URL...]",
         help="Job servers: gearman://host:port, or gearmans:// for TLS.  [default: the app's, else $GTASK_SERVERS, "
         "else 127.0.0.1:4730]",
-    )(command)
+    )(tls_options(command))
 
 
 def app_option(command: Command) -> Command:
@@ -69,14 +71,17 @@ def an_app(where: str | None, servers: tuple[str, ...]) -> App:
     from gtask.app import App
     from gtask.cli.loader import load_app
 
-    return load_app(where, servers) if where else App("gtask", servers or None)
+    return load_app(where, servers) if where else set_up_tls(App("gtask", servers or None))
 
 
 def servers_of(where: str | None, servers: tuple[str, ...]) -> tuple[tuple[Server, ...], TLS | None]:
     """The job servers that ``--app`` and ``--servers`` mean, and how those with TLS are reached."""
+    from gtask.transport.tls import TLS, check_tls
     from gtask.types import parse_servers
 
     if not where:
-        return parse_servers(servers), None
+        addresses, tls = parse_servers(servers), tls_of(TLS.from_environment())
+        check_tls(addresses, tls)
+        return addresses, tls
     app = an_app(where, servers)
     return app.servers, app.settings.tls

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import os
 import signal
@@ -11,18 +10,22 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from gtask.cli.bounds import bounds_options, tls_options
 from gtask.cli.failures import CliError
 from gtask.cli.logs import log_options, set_up
-from gtask.cli.options import read_size
+from gtask.types import is_loopback
 
 if TYPE_CHECKING:
     from gtask.results.service import ResultsService
-    from gtask.server import JobServer
+    from gtask.server import JobServer, ServerTLS
     from gtask.signing import Keyring
+    from gtask.transport.blocking import Connection
+    from gtask.transport.tls import TLS
+    from gtask.types import Server
 
 log = logging.getLogger("gtask.server")
 
@@ -57,15 +60,9 @@ log = logging.getLogger("gtask.server")
     metavar="N",
     help="Fail a job that was handed out N times and lost its worker each time; 0 for no limit.",
 )
-@click.option(
-    "--max-body",
-    callback=read_size,
-    default="64M",
-    show_default=True,
-    metavar="SIZE",
-    help="The most bytes one packet may have, for instance 64M.",
-)
 @click.option("--exceptions", is_flag=True, help="Send exceptions to callers that did not ask for them too.")
+@tls_options
+@bounds_options
 @log_options("warning")
 def command(
     host: str,
@@ -73,15 +70,19 @@ def command(
     db: str | None,
     results: str | None,
     job_retries: int,
-    max_body: int,
     exceptions: bool,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_client_ca: str | None,
     loglevel: str,
     json_logs: bool,
+    **bounds: Any,
 ) -> int:
     """Run the embedded job server, with the results service.
 
     It speaks the protocol of gearmand, and is ended by SIGTERM or Ctrl-C. Without --db everything is in memory and
-    gone when it ends. It listens at loopback unless told otherwise: Gearman knows no passwords.
+    gone when it ends. It listens at loopback unless told otherwise: Gearman knows no passwords. With --tls-cert the
+    port speaks TLS, for gearmans:// addresses.
 
     Where callers and workers sign what they send, the results service needs their keys in $GTASK_SIGNING_KEYS.
     """
@@ -91,13 +92,15 @@ def command(
 
     set_up(loglevel, json_logs)
     keys = Settings.of("gtask server", {}).signing_keys
-    if not is_loopback(host):
+    tls = read_tls(tls_cert, tls_key, tls_client_ca)
+    if not is_loopback(host) and not tls_client_ca:
         log.warning(
             "%s can be reached from other machines, and Gearman has no passwords: whoever reaches the port can run "
-            "tasks and read them. Keep it behind a firewall.",
+            "tasks and read them. Keep it behind a firewall%s.",
             host,
+            ", or ask for certificates with --tls-client-ca" if tls else ", or use --tls-cert and --tls-client-ca",
         )
-    server = JobServer(host, port, db, job_retries=job_retries, exceptions=exceptions, max_body=max_body)
+    server = JobServer(host, port, db, job_retries=job_retries, exceptions=exceptions, tls=tls, **bounds)
     with results_file(db, results) as file:
         try:
             server.start()
@@ -109,12 +112,16 @@ def command(
         return _Run(server, file, keys).serve(ready, json_logs)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def read_tls(cert: str | None, key: str | None, client_ca: str | None) -> ServerTLS | None:
+    """What the options of TLS say together; raises `click.UsageError` when one lacks the certificate it goes with."""
+    from gtask.server import ServerTLS
+
+    if cert is None:
+        if key or client_ca:
+            given = "--tls-key" if key else "--tls-client-ca"
+            raise click.UsageError(f"{given} needs the certificate to show as well; name it with --tls-cert.")
+        return None
+    return ServerTLS(cert, key, client_ca)
 
 
 @contextlib.contextmanager
@@ -152,11 +159,13 @@ class _Run:
         """Serves until a signal comes."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        if self._server.tls is not None:
+            signal.signal(signal.SIGHUP, self._on_hangup)
         thread = None
         if self._file is not None:
             from gtask.results.service import ResultsService
 
-            self._service = ResultsService(self._server.url, self._file, keys=self._keys)
+            self._service = ResultsService(self._server.url, self._file, keys=self._keys, connect=self._connect)
             thread = threading.Thread(target=self._run_service, name="gtask-results")
             thread.start()
             self._ready.wait()
@@ -172,6 +181,16 @@ class _Run:
             raise CliError(f"The results service ended, and so did the server: {self._failure}") from self._failure
         return 0
 
+    def _connect(self, server: Server, timeout: float, tls: TLS | None) -> Connection:
+        """How the results service is connected: from inside, whatever certificates the port asks for."""
+        from gtask.transport.blocking import Connection
+        from gtask.transport.stream import connect_failed
+
+        try:
+            return Connection(self._server.connect(), server)
+        except OSError as error:
+            raise connect_failed(server, error) from error
+
     def _run_service(self) -> None:
         assert self._service is not None
         try:
@@ -182,6 +201,16 @@ class _Run:
             self._ready.set()
             # Last, so that the service can hand back what it holds while the server still listens.
             self._server.stop()
+
+    def _on_hangup(self, number: int, frame: object) -> None:
+        from gtask.errors import ConfigurationError
+
+        try:
+            self._server.renew_tls()
+        except ConfigurationError as error:
+            log.error("The certificate stays the one it was: %s", error)
+        else:
+            log.warning("The certificate was read again; new connections are shown it.")
 
     def _on_signal(self, number: int, frame: object) -> None:
         if self._service is None or self._service_told:

@@ -41,7 +41,9 @@ from gtask.results.wire import (
 )
 from gtask.signing import Keyring, Kind, open_job
 from gtask.states import Record
-from gtask.transport import TLS
+from gtask.transport import TLS, blocking
+from gtask.transport.blocking import Connect
+from gtask.transport.tls import check_tls
 from gtask.types import Server, parse_servers
 from gtask.worker.blocking import BlockingDriver, fresh_unique
 from gtask.worker.core import CoreOptions, WorkerCore
@@ -81,7 +83,8 @@ class ResultsService:
     how many seconds a job server may be silent before it is asked for a sign of life. `max_waits`
     bounds the questions held at once; beyond it the oldest is answered with nothing, and its caller asks again. With
     `keys` only what is signed with them is taken, and answers are signed. Only one service should run for a job
-    server: outcomes go to any of them, questions as well.
+    server: outcomes go to any of them, questions as well. `connect` makes the connections in another way than over the
+    network.
     """
 
     def __init__(
@@ -93,8 +96,12 @@ class ResultsService:
         max_waits: int = MAX_WAITS,
         heartbeat: float = HEARTBEAT,
         keys: Keyring | None = None,
+        connect: Connect | None = None,
     ) -> None:
         self.servers = parse_servers(servers)
+        if connect is None:
+            check_tls(self.servers, tls)
+        self._connect = connect or blocking.connect
         self.store = SqliteStore(path, BUSY)
         self.store.keys = keys
         self._tls = tls
@@ -118,7 +125,7 @@ class ResultsService:
         name = f"gtask-results-{socket.gethostname()}-{os.getpid()}"
         options = CoreOptions(slots=slots, prefetch=0, client_id=name, heartbeat=self._heartbeat)
         core = WorkerCore(self.servers, (PUT, WAIT), options, random.random, fresh_unique, lanes)
-        with BlockingDriver(core, self._tls) as driver:
+        with BlockingDriver(core, self._tls, connect=self._connect) as driver:
             self._driver = driver
             try:
                 if self._stopped:  # stop() came before there was anything to stop

@@ -82,6 +82,17 @@ def _refuse_passphrase(file: str) -> Callable[[], NoReturn]:
     return refuse
 
 
+def check_tls(servers: Iterable[Server], tls: TLS | None) -> None:
+    """Finds out early whether the addresses and the files go together: `refuse_plaintext`, and the files are read.
+
+    Raises `ConfigurationError`, where a worker would only log that it cannot connect, again and again.
+    """
+    servers = tuple(servers)
+    refuse_plaintext(servers, tls)
+    if any(server.tls for server in servers):
+        (tls or TLS()).context()
+
+
 def refuse_plaintext(servers: Iterable[Server], tls: TLS | None) -> None:
     """Raises `ConfigurationError` when TLS is set up and an address would go around it.
 

@@ -14,13 +14,13 @@ import click
 import pytest
 
 from gtask.cli.options import read_size
-from gtask.cli.server import is_loopback, results_file
+from gtask.cli.server import results_file
 from gtask.client import Client
 from gtask.protocol.codec import encode_request
 from gtask.protocol.packets import PacketType
 from gtask.testing.processes import JobServerProgram, admin, job_server
 from gtask.testing.programs import Program, wait_until
-from gtask.types import Submission
+from gtask.types import Submission, is_loopback
 from tests.cli.runs import gtask, only_line
 
 READY = r"^gtask server ready at gearman://127\.0\.0\.1:(\d+), (.*), results (.*)$"
