@@ -22,6 +22,7 @@ from gtask.housekeeper import FUNCTIONS, POLL, SLOTS, Housekeeper
 from gtask.results.service import ResultsService
 from gtask.runner import PutOff, Runner
 from gtask.task import Task
+from gtask.transport.tls import check_tls
 from gtask.worker.aio import AsyncDriver
 from gtask.worker.blocking import BlockingDriver, fresh_unique
 from gtask.worker.core import CoreOptions, WorkerCore
@@ -78,6 +79,7 @@ def run_worker(app: App, options: WorkerOptions) -> int:
         raise ConfigurationError(f"{options}: the pool is one of {', '.join(POOLS)}, with one slot at least.")
     if not any(isinstance(task, Task) for task in app.tasks.values()):
         raise ConfigurationError(f"App {app.name!r} has no tasks to run; write @app.task above a function.")
+    check_tls(app.servers, app.settings.tls)
     name = options.name or socket.gethostname()
     forks = options.pool in ("prefork", "solo")
     _check_limits(app, options)
