@@ -49,8 +49,9 @@ def ended_within(seconds: float, call: Callable[[], Any]) -> Ended:
 class Recorded:
     """Numbered tasks on one or more job servers, and the record of their runs."""
 
-    def __init__(self, servers: Sequence[Server], folder: Path, namespace: str = "") -> None:
-        self.app: App = make([str(server) for server in servers], namespace, request_timeout=2.0)
+    def __init__(self, servers: Sequence[Server], folder: Path, name: str = "") -> None:
+        self.app: App = make([str(server) for server in servers], "", request_timeout=2.0)
+        self._name = name
         self._task = record_of(self.app)
         self._record = Record(folder / "record")
         self._numbers = 0
@@ -62,7 +63,7 @@ class Recorded:
 
     def send(self, seconds: float = 0.0) -> str:
         """Sends a task that takes `seconds`; returns its number. Its result goes nowhere."""
-        number = str(self._numbers)
+        number = f"{self._name}{self._numbers}"
         self._numbers += 1
         self._task.apply_async((number, seconds), ignore_result=True)
         return number
@@ -83,10 +84,15 @@ class Recorded:
         wait_until(lambda: self.runs(number), timeout, f"the run of task {number}")
 
 
+def last(seconds: float) -> None:
+    """Lets a fault last for so long: that nothing happens meanwhile has no event to wait for."""
+    time.sleep(seconds)
+
+
 @contextmanager
-def recorded(servers: Sequence[Server], folder: Path) -> Iterator[Recorded]:
-    """Numbered tasks that are sent over these addresses."""
-    made = Recorded(servers, folder)
+def recorded(servers: Sequence[Server], folder: Path, name: str = "") -> Iterator[Recorded]:
+    """Numbered tasks that are sent over these addresses; `name` stands before their numbers."""
+    made = Recorded(servers, folder, name)
     try:
         yield made
     finally:
