@@ -31,7 +31,7 @@ class Workload(NamedTuple):
     name: str
     gtask: Measure
     floor: Measure
-    most: int = 20_000
+    most: int = 50_000
 
 
 # --- gtask -------------------------------------------------------------------------------------------------------
