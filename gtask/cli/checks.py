@@ -5,7 +5,6 @@ The reasons are in the protocol reference, sections 8 to 22.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
@@ -28,6 +27,11 @@ FIRST_SOUND: Final = (1, 1, 19)
 """The first release that survives a worker's exception."""
 
 KEEPALIVE: Final = "--keepalive --keepalive-idle=30 --keepalive-interval=10 --keepalive-count=6"
+
+
+RENEW: Final = 21 * 86400.0
+URGENT: Final = 3 * 86400.0
+"""Seconds before its end at which a certificate is to be renewed, and at which it is serious."""
 
 
 class Severity(StrEnum):
@@ -99,7 +103,9 @@ def _connection(facts: Facts) -> Iterator[Finding]:
     elif facts.look.error:
         remedy = "Start it, or correct its address; `gtask server` starts one on this machine."
         if "certificate" in facts.look.error:
-            remedy = "Name the authority that signed it: App(tls=TLS(cafile=...)) and --app, or $SSL_CERT_FILE."
+            remedy = (
+                "Correct the certificate, or the settings here: --tls-ca and --tls-cert, or App(tls=...) and --app."
+            )
         yield serious("unreachable", facts.look.error, remedy)
     elif not server.tls and facts.options is not None and "ssl" in facts.options:
         yield serious(
@@ -108,21 +114,34 @@ def _connection(facts: Facts) -> Iterator[Finding]:
             "option, as Debian's package does.",
             "Use a gearmand that is built with TLS, or put stunnel in front of it.",
         )
-    elif not server.tls and not is_loopback(server.host):
+    elif not server.tls and not server.is_loopback:
         yield warning(
             "open",
             "Everything to and from this server travels unencrypted, and Gearman has no passwords: whoever reaches the "
             "port can run tasks, read them, and end gearmand by one malformed packet.",
             "Let only your own machines reach the port, or use gearmans:// through TLS.",
         )
+    else:
+        yield from _certificates(facts)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address is one of this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _certificates(facts: Facts) -> Iterator[Finding]:
+    if facts.certificate_left is not None and facts.certificate_left < RENEW:
+        hours = max(0, int(facts.certificate_left // 3600))
+        left = f"{hours // 24} days" if hours >= 48 else f"{hours} hours"
+        yield (serious if facts.certificate_left < URGENT else warning)(
+            "certificate",
+            f"Its certificate is good for another {left}; after that nobody connects to it any more.",
+            "Renew it; `gtask server` reads the files again at SIGHUP, and so does stunnel.",
+        )
+    if facts.takes_strangers and not facts.server.is_loopback:
+        yield warning(
+            "strangers",
+            "It asks its peers for no certificates, and Gearman has no passwords: whoever reaches the port can run "
+            "tasks, and read what others are given to do.",
+            "Let only your own machines reach the port, or ask for certificates: --tls-client-ca of `gtask server`, "
+            "verifyChain of stunnel.",
+        )
 
 
 # --- the release and its options -----------------------------------------------------------------------------
@@ -323,7 +342,7 @@ def _functions(facts: Facts) -> Iterator[Finding]:
             yield note(
                 "dead",
                 f"{_jobs(function.waiting)} that failed for good {_are(function.waiting)} parked in {function.name}.",
-                "Find the reason in the log of the worker, then send them again or drop them.",
+                f"See `gtask dead list {function.name.removesuffix(DEAD)}`; then send them again, or drop them.",
             )
 
 

@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -69,14 +69,17 @@ class Probe:
 class Facts:
     """Everything that was found out about one job server.
 
-    `plaintext` says whether the port answers without TLS, None when that was not tried. `options` are those of its
-    command line and configuration file where they can be read, else None.
+    `plaintext` says whether the port answers without TLS, None when that was not tried. `certificate_left` is how many
+    seconds its certificate is still good for, `takes_strangers` whether it takes peers that show none; both are None
+    without TLS. `options` are those of its command line and configuration file where they can be read, else None.
     """
 
     server: Server
     look: Look
     plaintext: bool | None = None
     speaks_tls: bool = False
+    certificate_left: float | None = None
+    takes_strangers: bool | None = None
     options: dict[str, str] | None = None
     handles: list[str] = field(default_factory=list)
     probe: Probe | None = None
@@ -104,6 +107,9 @@ def examine(server: Server, tls: TLS | None, probe: bool) -> Facts:
         facts.speaks_tls = _speaks_tls(server)
     if facts.look.error:
         return facts
+    if server.tls:
+        facts.certificate_left = _certificate_left(server, tls)
+        facts.takes_strangers = _takes_strangers(server, tls)
     with suppress(GtaskError), AdminClient(server, timeout=ANSWER, connect_timeout=CONNECT, tls=tls) as admin:
         facts.handles = [row.handle for row in admin.jobs()]
         facts.options = local_options(server.host, admin.pid())
@@ -124,6 +130,9 @@ def _speaks_tls(server: Server) -> bool:
     try:
         with socket.create_connection((server.host, server.port), CONNECT) as sock:
             return _handshakes(sock)
+    except ssl.SSLError as error:
+        # A refusal in TLS's own words: it asks for a certificate, or for another version.
+        return "ALERT" in (error.reason or "")
     except OSError:
         return False
 
@@ -134,6 +143,22 @@ def _handshakes(sock: socket.socket) -> bool:
     context.verify_mode = ssl.CERT_NONE
     with context.wrap_socket(sock):
         return True
+
+
+def _certificate_left(server: Server, tls: TLS | None) -> float | None:
+    with suppress(GtaskError):
+        connection = connect(server, CONNECT, tls)
+        end = connection.certificate_end
+        connection.close()
+        return None if end is None else end - time.time()
+    return None
+
+
+def _takes_strangers(server: Server, tls: TLS | None) -> bool:
+    """Whether a peer without a certificate is served; this one has been served already, with its own if it has one."""
+    if tls is None or not tls.certfile:
+        return True
+    return not look(server, replace(tls, certfile=None, keyfile=None)).error
 
 
 # --- a server on this machine --------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ COMPACT_AT: Final = 1024
 """Dead entries a queue may hold before it is swept, unless more of it is alive."""
 
 JOB_SIZE: Final = 800
-"""Bytes that a job takes beside its workload: the object, its names and its places in tables, measured."""
+"""Bytes that a job takes beside its workload: about 650 were measured, and the tables it is in grow by doubling."""
 
 DASH: Final = b"-"
 """The unique that stands for the data itself (protocol reference, section 11)."""

@@ -157,7 +157,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     openssl = require("openssl", package="openssl")
     folder = tmp_path_factory.mktemp("tls")
     subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "90",
          "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
          "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
         check=True, capture_output=True, timeout=60,
@@ -221,13 +221,15 @@ def tls_in_front(server: Server, certificate: Path) -> Iterator[Server]:
 
 def test_tls_is_proven(certificate: Path, gtask_server: EmbeddedServer) -> None:
     with tls_in_front(gtask_server.server, certificate) as server:
-        good = gtask("doctor", "--servers", str(server), env={"SSL_CERT_FILE": str(certificate)})
+        good = gtask("doctor", "--servers", str(server), "--tls-ca", str(certificate))
         assert good.returncode == 0, good.stdout + good.stderr
         assert good.stdout.splitlines()[0].endswith("TLS, and nothing without it")
+        assert gtask("doctor", "--servers", str(server), env={"GTASK_TLS_CAFILE": str(certificate)}).returncode == 0
+        assert gtask("doctor", "--servers", str(server), env={"SSL_CERT_FILE": str(certificate)}).returncode == 0
         unknown = gtask("doctor", "--servers", str(server))
         assert unknown.returncode == 1
         assert "certificate is not accepted" in unknown.stdout
-        assert "$SSL_CERT_FILE" in unknown.stdout
+        assert "--tls-ca" in unknown.stdout
         wrong = gtask("doctor", "--servers", str(server._replace(tls=False)))
         assert wrong.returncode == 1
         assert f"-> Write {server}." in wrong.stdout
@@ -250,6 +252,9 @@ def test_a_server_that_is_run_as_it_should_be_has_no_warning() -> None:
         ({"version": "0.33"}, "version", Severity.SERIOUS),
         ({"version": "something"}, "version", Severity.NOTE),
         ({"server": Server("10.0.0.1")}, "open", Severity.WARNING),
+        ({"server": Server("10.0.0.1", tls=True), "takes_strangers": True}, "strangers", Severity.WARNING),
+        ({"server": Server("127.0.0.1", tls=True), "certificate_left": 86400 * 20}, "certificate", Severity.WARNING),
+        ({"server": Server("127.0.0.1", tls=True), "certificate_left": 3600.0}, "certificate", Severity.SERIOUS),
         ({"options": None}, "options", Severity.NOTE),
         ({"options": {**GOOD, "job-retries": "0"}}, "job-retries", Severity.WARNING),
         ({"options": {**GOOD, "job-retries": "256"}}, "job-retries", Severity.WARNING),
