@@ -28,7 +28,6 @@ from gtask.codecs import MAX_DEPTH, MAX_SIZE, from_json, pack, unpack
 from gtask.codecs.text import TooDeep
 from gtask.codecs.wording import glimpse
 from gtask.errors import ConfigurationError, DecodeError, EncodeError
-from gtask.signing import refuse_signed
 
 MESSAGE_VERSION: Final = 1
 """The number under the key ``gtask``; a worker refuses the messages of later versions and says so."""
@@ -224,12 +223,15 @@ def decode_message(function: str, workload: bytes, codec: str = "auto", fallback
         return _open(function, unpack(workload, max_depth=MESSAGE_DEPTH), Form.ENVELOPE, fallback_id)
     if len(workload) > MAX_SIZE:
         raise DecodeError(f"The workload has {len(workload)} bytes, more than the {MAX_SIZE} that are taken.")
-    refuse_signed(workload)
     form, args = _read_foreign(workload, codec)
     if form is Form.JSON and args and type(args[0]) is dict and "gtask" in args[0]:
         return _open(function, args[0], Form.JSON_ENVELOPE, fallback_id)
     id, retries, _ = parse_wire_unique(function, fallback_id)
-    return Message(id, function, args, {}, {"retries": retries} if retries else {}, form)
+    headers: dict[str, Any] = {"retries": retries} if retries else {}
+    if form is Form.ENVELOPE:
+        # A bare value in msgpack says no more than one in JSON does: somebody may be waiting for the answer.
+        headers["fg"] = True
+    return Message(id, function, args, {}, headers, form)
 
 
 def _is_own(function: str, workload: bytes, unique: str) -> bool:

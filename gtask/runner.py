@@ -27,7 +27,7 @@ from gtask.middleware.dead_letters import park, park_refused
 from gtask.middleware.results import check_size, keeps_result
 from gtask.results.joins import Join
 from gtask.results.records import outcome_to_record
-from gtask.signing import Keyring, Kind, Opened, is_signed
+from gtask.signing import Keyring, Kind, Opened, is_signed, refuse_signed
 from gtask.states import ErrorInfo, Outcome, Record, State
 from gtask.task import BaseTask, Task
 from gtask.worker.job import Carried, End, Ending, Job
@@ -150,6 +150,8 @@ class Runner:
             task = self.app.local_task(job.function)
             if self._keys is not None:
                 workload, proof = _verified(self._keys, job, task)
+            else:
+                refuse_signed(workload)
             message = decode_message(job.function, workload, task.config.codec, job.unique)
             if self._keys is not None and not proof:
                 _keep_apart(message)
@@ -307,7 +309,7 @@ def _keep_apart(message: Message) -> None:
     if message.form is Form.JSON_ENVELOPE:
         raise SignatureError(f"An envelope for {message.task} is not signed; without a signature only bare values go.")
     message.id = f"{UNSIGNED}{message.id}" if 0 < len(message.id) <= MAX_TASK_ID - len(UNSIGNED) else ""
-    message.headers.clear()
+    message.headers.pop("retries", None)
 
 
 async def _coroutine(flow: Awaitable[Outcome]) -> Outcome:
