@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NamedTuple, Self
 
-from gtask.protocol.codec import Decoder, Packet
-from gtask.protocol.packets import REQUEST_MAGIC, RESPONSE_MAGIC, PacketType
+from gtask.protocol.codec import Decoder
+from gtask.protocol.packets import REQUEST_MAGIC, RESPONSE_MAGIC, Packet, PacketType
 from gtask.signing import is_signed
 from gtask.types import Server
 
@@ -65,7 +65,8 @@ class Sniffer:
     def __exit__(self, *_: object) -> None:
         self._wake.close()
         self._thread.join(30)
-        for end in (*self._ends, self._listener, self._stop, self._selector):
+        self._selector.close()
+        for end in (*self._ends, self._listener, self._stop):
             end.close()
 
     def _run(self) -> None:
