@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from gtask.server import JobServer
 from gtask.testing.processes import admin
+from gtask.transport.tls import TLS
 from gtask.types import Server
 
 
@@ -15,18 +16,22 @@ class EmbeddedServer:
     """A fresh embedded job server on loopback and a free port; use it as a context manager.
 
     `db` is the queue's file (None: jobs live in memory); `settings` are those of `gtask.server.JobServer`, which is
-    `job_server`. It has `kind`, `url`, `host`, `port` and `admin()` like `gtask.testing.JobServerProgram`.
+    `job_server`; with its `tls`, `client_tls` says how its peers are to reach it. It has `kind`, `url`, `host`, `port`
+    and `admin()` like `gtask.testing.JobServerProgram`.
     """
 
     kind = "gtask"
 
-    def __init__(self, db: str | os.PathLike[str] | None = None, **settings: Any) -> None:
+    def __init__(
+        self, db: str | os.PathLike[str] | None = None, client_tls: TLS | None = None, **settings: Any
+    ) -> None:
+        self.client_tls = client_tls
         self.job_server = JobServer("127.0.0.1", 0, db, **settings)
 
     @property
     def server(self) -> Server:
         """Its address."""
-        return Server(self.host, self.port)
+        return Server(self.host, self.port, self.job_server.tls is not None)
 
     @property
     def host(self) -> str:
@@ -45,7 +50,7 @@ class EmbeddedServer:
 
     def admin(self, command: str, timeout: float = 10.0) -> list[str]:
         """Asks it one question of the text protocol; see `gtask.testing.processes.admin`."""
-        return admin(self.host, self.port, command, timeout)
+        return admin(self.host, self.port, command, timeout, self.client_tls)
 
     def __enter__(self) -> Self:
         self.job_server.__enter__()

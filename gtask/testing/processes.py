@@ -17,10 +17,11 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Self
 
 from gtask.testing.programs import Program, ProgramFailed, free_port
+from gtask.transport.tls import TLS
 from gtask.types import Server
 
 READY = r"\bready\b"
@@ -35,14 +36,18 @@ def find_program(name: str) -> str | None:
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/sbin")
 
 
-def admin(host: str, port: int, command: str, timeout: float = 10.0) -> list[str]:
+def admin(host: str, port: int, command: str, timeout: float = 10.0, tls: TLS | None = None) -> list[str]:
     """Asks a job server one question of the text protocol and returns the lines of the answer.
 
-    Lists (``status``, ``workers``) come without their closing dot. Raises `OSError` when the server does not answer
-    within `timeout` seconds. Protocol reference, section 17.
+    Lists (``status``, ``workers``) come without their closing dot. With `tls` it is asked through TLS. Raises `OSError`
+    when the server does not answer within `timeout` seconds. Protocol reference, section 17.
     """
     listing = command.lower().split()[:1] in (["status"], ["workers"], ["prioritystatus"], ["show"])
-    with socket.create_connection((host, port), timeout) as connection:
+    with ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection((host, port), timeout))
+        if tls is not None:
+            name = tls.server_hostname or host
+            connection = stack.enter_context(tls.context().wrap_socket(connection, server_hostname=name))
         connection.sendall(command.encode() + b"\r\n")
         with connection.makefile("rb") as answer:
             lines: list[str] = []
@@ -59,7 +64,8 @@ def admin(host: str, port: int, command: str, timeout: float = 10.0) -> list[str
 class JobServerProgram(Program):
     """A job server that runs as a process: where it listens, and the admin protocol.
 
-    `kind` is ``gtask`` or ``gearmand``; `server` its address. It is made by `gearmand()` and `job_server()`.
+    `kind` is ``gtask`` or ``gearmand``; `server` its address, `tls` how it is reached if that has TLS. It is made by
+    `gearmand()` and `job_server()`.
     """
 
     def __init__(
@@ -70,9 +76,11 @@ class JobServerProgram(Program):
         *,
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str | None] | None = None,
+        tls: TLS | None = None,
     ) -> None:
         super().__init__(argv, cwd=cwd, env=env)
         self.kind = kind
+        self.tls = tls
         self.server = server
 
     @property
@@ -92,7 +100,7 @@ class JobServerProgram(Program):
 
     def admin(self, command: str, timeout: float = 10.0) -> list[str]:
         """Asks it one question of the text protocol; see `gtask.testing.processes.admin`."""
-        return admin(self.host, self.port, command, timeout)
+        return admin(self.host, self.port, command, timeout, self.tls)
 
     def restart(self, signum: int | None = None, timeout: float = 30.0) -> Self:
         """Ends it with a signal (None: SIGTERM, then SIGKILL when it lingers), and starts it at the same port.
@@ -162,18 +170,20 @@ def job_server(
     results: str | os.PathLike[str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str | None] | None = None,
+    tls: TLS | None = None,
     timeout: float = 30.0,
 ) -> Iterator[JobServerProgram]:
     """Runs `gtask server` as a process.
 
     `port` 0 takes a free one. `db` is the queue's file (None: jobs live in memory), `results` the file of the results
-    service that comes with it (None: without one), `options` whatever else its command line takes. Raises
-    `ProgramFailed` when it does not answer within `timeout` seconds.
+    service that comes with it (None: without one), `options` whatever else its command line takes. If these have it
+    speak TLS (``--tls-cert=...``), `tls` says how its peers are to reach it. Raises `ProgramFailed` when it does not
+    answer within `timeout` seconds.
     """
     command = [sys.executable, "-m", "gtask", "server", f"--host={host}"]
     command += [f"--db={os.fspath(db)}"] if db is not None else []
     command += [f"--results={'none' if results is None else os.fspath(results)}", *options]
-    server = _serve("gtask", command, host, port, {"PYTHONUNBUFFERED": "1", **(env or {})}, cwd, timeout)
+    server = _serve("gtask", command, host, port, {"PYTHONUNBUFFERED": "1", **(env or {})}, cwd, timeout, tls)
     try:
         yield server
     finally:
@@ -218,11 +228,12 @@ def _serve(
     env: Mapping[str, str | None],
     cwd: str | os.PathLike[str] | None,
     timeout: float,
+    tls: TLS | None = None,
 ) -> JobServerProgram:
     """Starts a job server and waits for its answer; on another port when a free one was taken meanwhile."""
     for attempt in range(1, ATTEMPTS + 1):
-        address = Server(host, port or free_port(host))
-        server = JobServerProgram(kind, address, [*command, f"--port={address.port}"], cwd=cwd, env=env)
+        address = Server(host, port or free_port(host), tls is not None)
+        server = JobServerProgram(kind, address, [*command, f"--port={address.port}"], cwd=cwd, env=env, tls=tls)
         server.start()
         try:
             server.wait_until_ready(timeout)
