@@ -6,8 +6,8 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
-# gearmand and its tools, and the clients of the other languages that the tests talk to.
-packages="gearman-job-server gearman-tools php-cli php-gearman libgearman-client-perl"
+# gearmand and its tools, the clients of the other languages that the tests talk to, and what speaks TLS for gearmand.
+packages="gearman-job-server gearman-tools php-cli php-gearman libgearman-client-perl stunnel4 openssl"
 python=${PYTHON:-python3}
 
 say() { printf '%s\n' "== $*"; }

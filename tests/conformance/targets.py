@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import ssl
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -246,6 +247,8 @@ class SocketTalker(Talker):
         self.target = target
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if target.context is not None:
+            self.socket = target.context.wrap_socket(self.socket, server_hostname="127.0.0.1")
 
     def raw(self, data: bytes) -> None:
         self.socket.settimeout(10)
@@ -271,10 +274,11 @@ class SocketTalker(Talker):
 
 
 class SocketTarget:
-    """A job server at a TCP port; other scripts may have used it before."""
+    """A job server at a TCP port; other scripts may have used it before. With a `context` it is spoken to in TLS."""
 
-    def __init__(self, port: int, patience: float = 10.0) -> None:
+    def __init__(self, port: int, patience: float = 10.0, context: ssl.SSLContext | None = None) -> None:
         self.port = port
+        self.context = context
         self.patience = patience
         self._talkers: list[SocketTalker] = []
 

@@ -1,14 +1,14 @@
-"""Every script against every job server: the engine in memory, JobServer over TCP with SQLite, gearmand."""
+"""Every script against every job server: the engine in memory, JobServer with SQLite over TCP and TLS, gearmand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from gtask.server import JobServer
+from gtask.server import JobServer, ServerTLS
 from gtask.server.state import Settings
 from gtask.testing.processes import gearmand
 from gtask.testing.requirements import require
@@ -16,6 +16,7 @@ from tests.conformance import scripts
 from tests.conformance.deviations import GEARMAND
 from tests.conformance.session import SCRIPTS, Script, Session
 from tests.conformance.targets import MemoryTarget, SocketTarget, Target
+from tests.pki import Certificates
 
 assert scripts.__all__
 
@@ -26,6 +27,19 @@ Ports = Callable[[Options], int]
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
     """The port of an embedded server with these options; each is started once and shared."""
+    with embedded_servers(tmp_path_factory, None) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[Ports]:
+    """The same, with TLS."""
+    with embedded_servers(tmp_path_factory, certificates.for_server()) as port:
+        yield port
+
+
+@contextmanager
+def embedded_servers(tmp_path_factory: pytest.TempPathFactory, tls: ServerTLS | None) -> Iterator[Ports]:
     with ExitStack() as stack:
         ports: dict[Options, int] = {}
 
@@ -38,6 +52,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
                     db=folder / "queue.db",
                     job_retries=wanted.get("job_retries", 0),
                     exceptions=bool(wanted.get("exceptions")),
+                    tls=tls,
                 )
                 ports[options] = stack.enter_context(server).port
             return ports[options]
@@ -65,7 +80,7 @@ def real() -> Iterator[Ports]:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
-@pytest.mark.parametrize("server", ["memory", "embedded", "gearmand"])
+@pytest.mark.parametrize("server", ["memory", "embedded", "secured", "gearmand"])
 def test_script(script: Script, server: str, request: pytest.FixtureRequest) -> None:
     target: Target
     if server == "memory":
@@ -73,6 +88,9 @@ def test_script(script: Script, server: str, request: pytest.FixtureRequest) -> 
         target = MemoryTarget(Settings(job_retries=options.get("job_retries", 0), exceptions="exceptions" in options))
     elif server == "embedded":
         target = SocketTarget(request.getfixturevalue("embedded")(script.options))
+    elif server == "secured":
+        context = request.getfixturevalue("certificates").context()
+        target = SocketTarget(request.getfixturevalue("secured")(script.options), context=context)
     else:
         reason = GEARMAND.get(script.name)
         if reason is not None:
