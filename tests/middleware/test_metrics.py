@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gtask import App, Retry, TaskContext
+from gtask.signing import Keyring
 from gtask.types import Submission
 from tests.middleware.recording import Points, define, seal, work_off
 
@@ -81,3 +82,12 @@ def test_a_foreign_caller_does_not_say_when_it_sent(app: App, points: Points) ->
     work_off(app, Submission("calculate", b"7", "u1"))
     assert points("gtask.queue.duration") == []
     assert len(points("gtask.tasks")) == 1
+
+
+def test_what_cannot_be_run_is_counted_by_its_reason(app: App, points: Points) -> None:
+    define(app, "calculate", abs)
+    signed = Keyring({"k1": "a secret of many bytes"}).sign("calculate", b"7", 0.0)
+    work_off(app, Submission("calculate", signed, "u1"), Submission("calculate", b"\x85\xa5gtask", "u2"))
+    counted = {point.attributes["error.type"]: point.value for point in points("gtask.tasks")}
+    assert counted == {"gtask.errors.SignatureError": 1, "gtask.errors.DecodeError": 1}
+    assert {point.attributes["gtask.state"] for point in points("gtask.tasks")} == {"REFUSED"}

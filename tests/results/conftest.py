@@ -12,6 +12,7 @@ import pytest
 
 from gtask.results.service import ResultsService
 from gtask.results.wire import WAIT
+from gtask.signing import Keyring
 from gtask.testing.contracts import PATIENCE
 from gtask.testing.processes import admin
 from gtask.testing.programs import Program, wait_until
@@ -47,10 +48,12 @@ def running(url: str, function: str = WAIT) -> int:
 
 
 @contextmanager
-def serving(urls: str | Iterable[str], path: Path, max_waits: int = 10_000) -> Iterator[ResultsService]:
+def serving(
+    urls: str | Iterable[str], path: Path, max_waits: int = 10_000, keys: Keyring | None = None
+) -> Iterator[ResultsService]:
     """A results service in a thread of this process, connected when the block begins."""
     urls = [urls] if isinstance(urls, str) else list(urls)
-    service = ResultsService(urls, path, max_waits=max_waits)
+    service = ResultsService(urls, path, max_waits=max_waits, keys=keys)
     failed: list[BaseException] = []
 
     def run() -> None:

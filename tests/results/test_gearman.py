@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gtask.protocol import JobAssigned, WorkerProtocol
 from gtask.results import GearmanStore, ResultStore, SqliteStore
 from gtask.results.joins import Join
 from gtask.results.wire import PUT, WAIT, Answer, Ask, decode_answer, encode_ask, encode_item
+from gtask.signing import Keyring
 from gtask.states import Record, State
 from gtask.testing.contracts import PATIENCE, TTL, ResultStoreContract, new_id, settle, wait_for_all
 from gtask.testing.embedded import EmbeddedServer
@@ -66,6 +68,29 @@ class TestGearmanStore(ResultStoreContract):
     def store(self, any_server: Servers, tmp_path: Path) -> Iterator[ResultStore]:
         with serving(any_server.url, tmp_path / "results.db"):
             store = GearmanStore(any_server.url)
+            yield store
+            store.close()
+
+
+class TestSignedGearmanStore(ResultStoreContract):
+    """The same with keys on both sides; the bodies of chords are signed, and signed anew by the service."""
+
+    def handed_in(self, store: ResultStore, joins: Sequence[Join]) -> list[Submission]:
+        keys = store.keys
+        assert keys is not None
+        signed = []
+        for join in joins:
+            body = join.body._replace(workload=keys.sign(join.body.function, join.body.workload, time.time()))
+            signed.append(join._replace(body=body))
+        found = TestGearmanStore.handed_in(self, store, signed)  # type: ignore[arg-type]
+        return [replace(job, workload=keys.open(job.function, job.workload).workload) for job in found]
+
+    @pytest.fixture
+    def store(self, any_server: Servers, tmp_path: Path) -> Iterator[ResultStore]:
+        keys = Keyring({"k2": "the newer secret of two", "k1": "the older secret of two"})
+        with serving(any_server.url, tmp_path / "results.db", keys=keys):
+            store = GearmanStore(any_server.url)
+            store.keys = keys
             yield store
             store.close()
 
