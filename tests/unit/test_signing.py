@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import traceback
 
 import pytest
@@ -23,6 +24,15 @@ class TestWhatIsSigned:
         assert opened.workload == b"the workload"
         assert opened.proof == proof_of(FRAME)
         assert len(opened.proof) == 32
+
+    def test_it_is_what_the_documentation_says(self) -> None:
+        """docs/wire-format.md, so that others can read and write it."""
+        proof = bytes(range(32))
+        when = (1_700_000_000_250_000).to_bytes(8, "big")
+        covered = b"\xc1gts\x01" + b"\x02\x02\x20" + b"\0\0\0\x03" + when + b"k1" + proof + b"add" + b"42"
+        mac = hmac.digest(OLD.encode(), covered, "sha256")
+        frame = b"\xc1gts" + b"\x01" + b"\x02" + b"k1" + when + mac + b"42"
+        assert KEYS.sign("add", b"42", NOW, Kind.ANSWER, proof) == frame
 
     @pytest.mark.parametrize("workload", [b"", b"\0", FRAME, bytes(1 << 20)])
     def test_it_is_any_bytes(self, workload: bytes) -> None:
