@@ -29,6 +29,7 @@ SECTIONS: Final = {
     },
     "Look": {
         "status": "Show the queues and the workers of all job servers.",
+        "dead": "Look at tasks that failed for good, send them again, or drop them.",
         "doctor": "Check each job server: what cannot be trusted, and what to change.",
     },
 }

@@ -146,27 +146,28 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _table(*columns: tuple[str, bool]) -> Table:
+def table(*columns: tuple[str, bool]) -> Table:
+    """A table with these columns, each with whether it holds numbers."""
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name, is_number in columns:
-        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
-    return table
+        made.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    return made
 
 
 def _functions(functions: Sequence[Function]) -> Table:
     names = ("waiting", "high", "normal", "low", "running", "workers")
-    table = _table(("function", False), *((name, True) for name in names), ("", False))
+    rows = table(("function", False), *((name, True) for name in names), ("", False))
     for one in functions:
         numbers = [one.waiting, one.high, one.normal, one.low, one.running, one.workers]
         style = "yellow" if one.unserved else "dim" if one.own else ""
         note = "no worker serves it" if one.unserved else ""
-        table.add_row(
+        rows.add_row(
             printable(one.name), *("-" if number is None else str(number) for number in numbers), note, style=style
         )
-    return table
+    return rows
 
 
 def _workers(look: Look) -> Table:
@@ -174,12 +175,12 @@ def _workers(look: Look) -> Table:
     processes: dict[tuple[str, str], set[str]] = {}
     for one in look.workers:
         processes.setdefault((one.id, one.address), set()).update(one.functions)
-    table = _table(("worker", False), ("address", False), ("functions", False))
+    rows = table(("worker", False), ("address", False), ("functions", False))
     for (id, address), functions in list(processes.items())[:WORKERS_SHOWN]:
-        table.add_row(printable(id), address, printable(", ".join(sorted(functions))))
+        rows.add_row(printable(id), address, printable(", ".join(sorted(functions))))
     if len(processes) > WORKERS_SHOWN:
-        table.add_row(f"and {len(processes) - WORKERS_SHOWN} more (--json has all)", "", "")
-    return table
+        rows.add_row(f"and {len(processes) - WORKERS_SHOWN} more (--json has all)", "", "")
+    return rows
 
 
 def printable(text: str) -> str:
