@@ -30,6 +30,9 @@ RECONNECT_FOR: Final = 60.0
 MAX_LOSSES: Final = 25
 """Times one job may lose its connection before the caller is told; a job that kills its server ends here."""
 
+SILENCE: Final = 15.0
+"""Seconds without a byte after which whoever waits for a foreground job asks its job server for a sign of life."""
+
 WINDOW_JOBS: Final = 1000
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """Requests, and bytes of workload, that a bulk call has under way at once."""

@@ -182,7 +182,7 @@ class Foreground:
             if run.done:
                 self.close()
                 return None
-            run.limit = limit
+            run.limit = min(limit, run.link.used + base.SILENCE) if run.answered else limit
             self.core.flush(run.link)
             yield run
             if run.ready:
@@ -195,6 +195,8 @@ class Foreground:
                 self.core.silent(self.trip, run)
             elif now >= limit:
                 raise ResultTimeout(f"The job of {self.submission.function} did not finish in time.")
+            elif run.answered and now >= run.link.used + base.SILENCE:
+                yield from _sign_of_life(self.core, run.link, limit)
 
     def result(self) -> bytes:
         """What the ended job returned; raises what it ended with."""
@@ -210,6 +212,18 @@ class Foreground:
         if self.run is not None and self.run.live:
             self.run.live = False
             self.core.leave(self.run)
+
+
+def _sign_of_life(core: Core, link: Link, limit: float) -> Flow[None]:
+    """Asks a job server that has said nothing for long: the connection may have died without a word.
+
+    If it is not answered in time the connection ends, and what waits for it goes the way of every lost connection.
+    """
+    request = Request(monotonic(), core.request_timeout, limit)
+    link.echo(b"gtask", request)
+    yield from core.answer(request)
+    if not request.done and monotonic() < limit:
+        core.unanswered(request)
 
 
 def call_many(core: Core, submissions: Iterable[Submission], timeout: float | None) -> Flow[list[bytes | GtaskError]]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from gtask.client import Client
+from gtask.client import Client, ForegroundJob, base
 from gtask.errors import NetworkError, ProtocolError, ResultTimeout
 from gtask.testing import FaultProxy
 from gtask.types import Server, Submission
-from tests.client.helpers import HANDLERS, Faces, TestWorker
+from tests.client.helpers import HANDLERS, Faces, TestWorker, gated
 from tests.faults.helpers import BOUND, ended_within
 
 TIMEOUT = 0.6
@@ -161,3 +162,29 @@ def test_a_server_that_stalls_is_left_aside_for_longer_each_time(connect: Faces,
             if stalling.accepted >= 3:
                 break
         assert stalling.accepted <= 3
+
+
+def test_a_long_call_without_a_timeout_notices_that_its_connection_is_dead(
+    connect: Faces, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody says that the other side is gone, and the caller would wait for ever."""
+    monkeypatch.setattr(base, "SILENCE", 0.2)
+    gate = threading.Event()
+    with FaultProxy(server) as proxy, TestWorker(server, {"slow": gated(gate)}):
+        client = connect(proxy.url, request_timeout=0.3)
+        with client.open(Submission("slow", b"", background=False)) as job:
+            assert ended_within(BOUND, lambda: outlasts(job, 1.0)).value  # a live one is asked, and not given up
+            assert proxy.accepted == 1
+            proxy.half_open()
+            gate.set()
+            assert ended_within(10.0, job.result).value == b"through the gate"
+            assert proxy.accepted == 2
+
+
+def outlasts(job: ForegroundJob, seconds: float) -> bool:
+    """Whether a job is not done after so many seconds."""
+    try:
+        job.result(seconds)
+    except ResultTimeout:
+        return True
+    return False
