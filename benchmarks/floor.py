@@ -21,7 +21,7 @@ CAN_DO, PRE_SLEEP, NOOP, GRAB, NO_JOB, ASSIGN, COMPLETE = 1, 4, 6, 30, 10, 31, 1
 WINDOW = 1000
 """Submissions under way at once, as in gtask's client."""
 
-GRABS = 64
+GRABS = 128
 """Grabs under way at once, as in gtask's worker."""
 
 UNIQUE = 32
