@@ -19,12 +19,13 @@ import anyio.to_thread
 
 from gtask.answers import Form, encode_answer, encode_failure, is_envelope
 from gtask.context import Reporter, TaskContext, enter, leave
-from gtask.errors import EncodeError, SignatureError, TaskExpired
+from gtask.errors import EncodeError, ResultError, SignatureError, TaskExpired
 from gtask.failures import error_info
 from gtask.message import MAX_TASK_ID, Message, decode_message, parse_wire_unique
 from gtask.middleware import default_middleware
 from gtask.middleware.dead_letters import park, park_refused
 from gtask.middleware.results import check_size, keeps_result
+from gtask.repeats import Repeats
 from gtask.results.joins import Join
 from gtask.results.records import outcome_to_record
 from gtask.signing import Keyring, Kind, Opened, is_signed, refuse_signed
@@ -70,6 +71,8 @@ class Runner:
         self._awaits = any(type(middleware) not in own for middleware in app.middleware.executing)
         self._loops = threading.local()
         self._keys = app.settings.signing_keys
+        self.repeats: Repeats | None = None
+        """Recognises tasks that have ended before; None runs whatever comes."""
 
     @property
     def functions(self) -> list[str]:
@@ -83,6 +86,8 @@ class Runner:
         context = self.open(job, reporter)
         if isinstance(context, Ending):
             return context
+        if self.repeats is not None and self.repeats.suspects(job, context):
+            context.completed = self.repeats.find(job, context)
         token = enter(context)
         try:
             flow = self._onion(context)
@@ -98,6 +103,8 @@ class Runner:
         context = self.open(job, reporter)
         if isinstance(context, Ending):
             return context
+        if self.repeats is not None and self.repeats.suspects(job, context):
+            context.completed = await self.repeats.afind(job, context)
         token = enter(context)
         try:
             outcome = await self._onion(context)
@@ -107,14 +114,14 @@ class Runner:
             leave(token)
         ending = self._end(context, outcome)
         if isinstance(ending, Ending) and self._keeps_here(context):
-            return await anyio.to_thread.run_sync(self._keep, ending, context.records, context.joins)
+            return await anyio.to_thread.run_sync(self._keep, ending, context)
         return ending
 
     def close(self, context: TaskContext, outcome: Outcome) -> Ending | PutOff:
         """Says how a job ends whose run led to `outcome`, after storing what is stored from here."""
         ending = self._end(context, outcome)
         if isinstance(ending, Ending) and self._keeps_here(context):
-            return self._keep(ending, context.records, context.joins)
+            return self._keep(ending, context)
         return ending
 
     @staticmethod
@@ -184,7 +191,7 @@ class Runner:
             return ending
         record = outcome_to_record(Outcome(task_id, State.FAILURE, error=info, task=job.function, worker=self.worker))
         if not store.carries:
-            return self._keep(ending, [record], [])
+            return self._store(ending, [record], []) or ending._replace(end=End.FAIL, data=b"")
         carriage = store.carry(record, self.app.settings.result_expires)
         return ending._replace(carried=Carried(carriage.function, (carriage.item,)))
 
@@ -274,8 +281,18 @@ class Runner:
         store = self.app.store
         return store is not None and not store.carries and bool(context.records or context.joins)
 
-    def _keep(self, ending: Ending, records: Sequence[Record], joins: Sequence[Join]) -> Ending:
-        """Stores from here, with patience; a job whose result cannot be stored fails, and goes no further."""
+    def _keep(self, ending: Ending, context: TaskContext) -> Ending:
+        """Stores from here; a job whose result cannot be stored fails, goes no further, and is parked."""
+        kept = self._store(ending, context.records, context.joins)
+        if kept is not None:
+            return kept
+        if not context.letters:
+            lost = ResultError("The result store took nothing, so what the task led to is lost.")
+            park(context, Outcome(context.id, State.FAILURE, error=error_info(lost)))
+        return Ending(End.FAIL, optional=tuple(context.letters))
+
+    def _store(self, ending: Ending, records: Sequence[Record], joins: Sequence[Join]) -> Ending | None:
+        """Stores from here, with patience; None when the store takes nothing."""
         store, ttl = self.app.store, self.app.settings.result_expires
         assert store is not None
         for pause in (*STORE_PAUSES, None):
@@ -289,7 +306,7 @@ class Runner:
                 if pause is not None:
                     time.sleep(pause)
         log.error("A result is lost: its store takes nothing.")
-        return Ending(End.FAIL)
+        return None
 
 
 def _verified(keys: Keyring, job: Job, task: Task[..., Any]) -> Opened:

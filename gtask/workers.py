@@ -19,6 +19,7 @@ from gtask.context import Reporter
 from gtask.errors import ConfigurationError
 from gtask.guard import Guard
 from gtask.housekeeper import FUNCTIONS, POLL, SLOTS, Housekeeper
+from gtask.repeats import Repeats
 from gtask.results.service import ResultsService
 from gtask.runner import PutOff, Runner
 from gtask.task import Task
@@ -150,16 +151,18 @@ def _prepare(driver: BlockingDriver, child: Child) -> None:
 
 
 def _run_pool(app: App, options: WorkerOptions, name: str, ledger: Ledger, child: Child) -> None:
-    guard = Guard(ledger, child.slots, options.max_crashes)
     if options.pool == "async":
         backend_options = {"use_uvloop": True} if options.backend == "uvloop" else {}
         backend = "trio" if options.backend == "trio" else "asyncio"
-        anyio.run(_run_async, app, options, name, guard, child, backend=backend, backend_options=backend_options)
+        anyio.run(_run_async, app, options, name, ledger, child, backend=backend, backend_options=backend_options)
         return
+    guard = Guard(ledger, child.slots, options.max_crashes)
     slots = options.slots if options.pool == "thread" else 1
     runner = Runner(app, f"{name}:{os.getpid()}")
     core_options = CoreOptions(slots, options.prefetch, client_id=_client_id(name, child))
     core = _core(app, runner.functions, child, name, core_options)
+    if app.settings.skip_completed:
+        runner.repeats = Repeats(app, core, ledger)
     with BlockingDriver(core, app.settings.tls, child.ready, quiet=child.index > 0) as driver:
         _prepare(driver, child)
         run = partial(_run_job, runner, driver, guard, options.pool != "thread")
@@ -220,10 +223,13 @@ class _Reporter(Reporter):
         return self._send("send_warning", data)
 
 
-async def _run_async(app: App, options: WorkerOptions, name: str, guard: Guard, child: Child) -> None:
+async def _run_async(app: App, options: WorkerOptions, name: str, ledger: Ledger, child: Child) -> None:
+    guard = Guard(ledger, child.slots, options.max_crashes)
     runner = Runner(app, f"{name}:{os.getpid()}", in_loop=True)
     core_options = CoreOptions(options.slots, options.prefetch, client_id=_client_id(name, child))
     core = _core(app, runner.functions, child, name, core_options)
+    if app.settings.skip_completed:
+        runner.repeats = Repeats(app, core, ledger)
 
     async def run(job: Job) -> Ending | None:
         with guard.running(job) as slot:
