@@ -84,6 +84,11 @@ class Engine:
         """Jobs that workers hold."""
         return self._state.running
 
+    @property
+    def held(self) -> int:
+        """Bytes that all jobs take, or about that: what `Settings.max_memory` bounds."""
+        return self._state.held
+
     def jobs(self) -> Iterable[Job]:
         """All jobs that are known, oldest first; to be read, not changed."""
         return self._state.jobs.values()
