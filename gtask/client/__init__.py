@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from gtask.client.admin import AdminClient, AsyncAdminClient
-from gtask.client.aio import AsyncClient, AsyncForegroundJob
+from gtask.client.aio import AsyncClient
 from gtask.client.base import Submitted
-from gtask.client.blocking import Client, ForegroundJob
+from gtask.client.blocking import Client
+from gtask.client.foreground import AsyncForegroundJob, ForegroundJob
 
 __all__ = [
     "AdminClient",

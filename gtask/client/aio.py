@@ -20,6 +20,7 @@ import anyio
 from gtask.client import base, flows
 from gtask.client.base import Submitted
 from gtask.client.core import Core, Flow, Open, Pause
+from gtask.client.foreground import AsyncForegroundJob
 from gtask.client.link import FLUSH_SLICE, Link, Part, Pending
 from gtask.errors import GtaskError, NetworkError, ServerError
 from gtask.protocol.codec import MAX_BODY
@@ -28,7 +29,7 @@ from gtask.transport.aio import Connection, connect
 from gtask.transport.tls import TLS
 from gtask.types import JobStatus, Server, Submission
 
-__all__ = ["AsyncClient", "AsyncForegroundJob"]
+__all__ = ["AsyncClient"]
 
 T = TypeVar("T")
 
@@ -57,7 +58,6 @@ class AsyncClient:
         self._core = Core(
             servers,
             wake=_wake,
-            release=_release,
             request_timeout=request_timeout,
             connect_timeout=connect_timeout,
             max_body=max_body,
@@ -229,70 +229,11 @@ class AsyncClient:
         self._core.forked()
 
 
-class AsyncForegroundJob:
-    """The twin of `gtask.client.blocking.ForegroundJob`, made by `AsyncClient.open`; one task at a time may use it."""
-
-    def __init__(self, client: AsyncClient, job: flows.Foreground) -> None:
-        self._client = client
-        self._job = job
-
-    def __repr__(self) -> str:
-        return repr(self._job)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __aiter__(self) -> Self:
-        """Gives what the job sends, until it has ended; raises as `result` does when the job's time is up."""
-        return self
-
-    async def __anext__(self) -> WorkData | WorkWarning | WorkStatus:
-        # No generator: one that is left half-way would have to be closed by somebody.
-        event = await self.event()
-        if event is None:
-            raise StopAsyncIteration
-        return event
-
-    async def event(self, timeout: float | None = None) -> WorkData | WorkWarning | WorkStatus | None:
-        """Waits for the next thing the job sends; None when it has ended. See `ForegroundJob.event`."""
-        return await self._client._run(self._job.advance(timeout, listening=True))
-
-    @property
-    def handle(self) -> str:
-        """The job's handle on the server it is on now; "" while that is not known."""
-        return self._job.handle
-
-    async def result(self, timeout: float | None = None) -> bytes:
-        """Waits for the end and returns the result; events that were not read are dropped.
-
-        After `timeout` seconds it raises `ResultTimeout`, and may be called again. Raises as `Client.call` does.
-        """
-        await self._client._run(self._job.advance(timeout, listening=False))
-        return self._job.result()
-
-    def close(self) -> None:
-        """Stops waiting for it."""
-        self._job.close()
-
-
 def _wake(news: Iterable[Pending]) -> None:
     for pending in news:
         signal = pending.link.followers.pop(pending, None)
         if signal is not None:
             signal.set()
-
-
-def _release(link: Link) -> None:
-    # Somebody may be waiting for the descriptor: it is woken, and frees it when it leaves.
-    if link.busy:
-        link.stream.shutdown()
-    else:
-        link.stream.close()
 
 
 def _after_fork() -> None:

@@ -19,6 +19,7 @@ from typing import Self, TypeVar
 from gtask.client import base, flows
 from gtask.client.base import Submitted
 from gtask.client.core import Core, Flow, Open, Pause
+from gtask.client.foreground import ForegroundJob
 from gtask.client.link import FLUSH_SLICE, Link, Part, Pending
 from gtask.errors import GtaskError, NetworkError, ServerError
 from gtask.protocol.codec import MAX_BODY
@@ -27,7 +28,7 @@ from gtask.transport.blocking import Connection, connect
 from gtask.transport.tls import TLS
 from gtask.types import JobStatus, Server, Submission
 
-__all__ = ["Client", "ForegroundJob"]
+__all__ = ["Client"]
 
 T = TypeVar("T")
 
@@ -66,7 +67,6 @@ class Client:
         self._core = Core(
             servers,
             wake=_wake,
-            release=_release,
             request_timeout=request_timeout,
             connect_timeout=connect_timeout,
             max_body=max_body,
@@ -223,11 +223,7 @@ class Client:
         assert isinstance(stream, Connection)
         while True:
             with self._lock:
-                try:
-                    part = self._core.attend(pending)
-                except BaseException:
-                    self._core.mend()
-                    raise
+                part = self._core.attend(pending)
                 if part is None:
                     return
                 if part is Part.FOLLOW:
@@ -276,6 +272,10 @@ class Client:
                     del self._gates[server]
             mine.set()
 
+    def _drop(self, job: flows.Foreground) -> None:
+        with self._lock:
+            job.close()
+
     def _forked(self) -> None:
         """In a forked child: makes new locks, for the parent's may be held, and lets go of its connections."""
         self._lock = threading.Lock()
@@ -283,65 +283,6 @@ class Client:
         if not self._core.closed:
             self._closing = threading.Event()
         self._core.forked()
-
-
-class ForegroundJob:
-    """A foreground job under way, made by `Client.open`; iterating over it gives its events as they come.
-
-    Leave its `with` block, or `close` it, when its result is not wanted any more: it goes on, and its connection stays
-    in use. One thread at a time may use it.
-    """
-
-    def __init__(self, client: Client, job: flows.Foreground) -> None:
-        self._client = client
-        self._job = job
-
-    def __repr__(self) -> str:
-        return repr(self._job)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __iter__(self) -> Self:
-        """Gives what the job sends, until it has ended; raises as `result` does when the job's time is up."""
-        return self
-
-    def __next__(self) -> WorkData | WorkWarning | WorkStatus:
-        event = self.event()
-        if event is None:
-            raise StopIteration
-        return event
-
-    def event(self, timeout: float | None = None) -> WorkData | WorkWarning | WorkStatus | None:
-        """Waits for the next thing the job sends; None when it has ended.
-
-        After `timeout` seconds without any it raises `ResultTimeout`, and may be called again. Raises as `Client.call`
-        does.
-        """
-        return self._client._run(self._job.advance(timeout, listening=True))
-
-    @property
-    def handle(self) -> str:
-        """The job's handle on the server it is on now; "" while that is not known."""
-        return self._job.handle
-
-    def result(self, timeout: float | None = None) -> bytes:
-        """Waits for the end and returns the result; events that were not read are dropped.
-
-        After `timeout` seconds it raises `ResultTimeout`, and may be called again. Raises as `Client.call` does.
-        """
-        self._client._run(self._job.advance(timeout, listening=False))
-        return self._job.result()
-
-    def close(self) -> None:
-        """Stops waiting for it."""
-        with self._client._lock:
-            self._job.close()
 
 
 def _wake(news: Iterable[Pending]) -> None:
@@ -352,14 +293,6 @@ def _wake(news: Iterable[Pending]) -> None:
             with contextlib.suppress(RuntimeError):
                 followers[pending].release()
             followers.pop(pending, None)
-
-
-def _release(link: Link) -> None:
-    # Somebody may be waiting for the descriptor: it is woken, and frees it when it leaves.
-    if link.busy:
-        link.stream.shutdown()
-    else:
-        link.stream.close()
 
 
 def _after_fork() -> None:

@@ -82,8 +82,7 @@ class Trip:
 class Core:
     """The state of a client and the flows of its calls.
 
-    `wake` is told whose news it is; `release` is told of each link that has ended, to close it when nobody uses its
-    descriptor. Both are the face's. `monotonic` times throughout.
+    `wake`, the face's, is told whose news it is. `monotonic` times throughout.
     """
 
     def __init__(
@@ -91,7 +90,6 @@ class Core:
         servers: str | Server | Iterable[str | Server] | None,
         *,
         wake: Callable[[Iterable[Pending]], None],
-        release: Callable[[Link], None],
         request_timeout: float = base.REQUEST_TIMEOUT,
         connect_timeout: float = base.CONNECT_TIMEOUT,
         max_body: int = MAX_BODY,
@@ -112,7 +110,6 @@ class Core:
         self.closed = False
         self._refusals: dict[Server, tuple[float, NetworkError]] = {}
         self._wake = wake
-        self._release = release
 
     def describe(self, name: str) -> str:
         """The client in a few words, for its repr."""
@@ -158,7 +155,7 @@ class Core:
         if self.links.get(link.server) is link:
             del self.links[link.server]
         self.retired.discard(link)
-        self._release(link)
+        link.release()
 
     def receive(self, link: Link) -> bool:
         """Takes what has come over a connection, and tells whom it concerns; says whether there was anything."""
@@ -206,11 +203,15 @@ class Core:
         None means that it need not: there is news, the connection has ended, or its time is up.
         """
         link = pending.link
-        if link.reader is pending or (link.reader is None and pending.deadline() <= monotonic()):
-            # Whoever has no time to wait takes what has come, or a poll would never see anything.
-            self.receive(link)
-        if link.unsent and (link.reader is pending or link.writer is pending):
-            self.flush(link)
+        try:
+            if link.reader is pending or (link.reader is None and pending.deadline() <= monotonic()):
+                # Whoever has no time to wait takes what has come, or a poll would never see anything.
+                self.receive(link)
+            if link.unsent and (link.reader is pending or link.writer is pending):
+                self.flush(link)
+        except BaseException:
+            self.mend()  # before another caller has its turn
+            raise
         if link.error is not None:
             pending.lose()
         if pending.ready or pending.deadline() <= monotonic():
@@ -223,7 +224,7 @@ class Core:
         link = pending.link
         self._wake(link.stand_down(pending))
         if link.error is not None:
-            self._release(link)
+            link.release()
 
     def mend(self) -> None:
         """After a call was interrupted anywhere: ends each connection on which it left something half done."""

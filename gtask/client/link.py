@@ -296,6 +296,13 @@ class Link:
             self.writer = None
         return Part.FOLLOW
 
+    def release(self) -> None:
+        """Frees the descriptor of an ended connection; somebody who waits for it is woken, and frees it on leaving."""
+        if self.busy:
+            self.stream.shutdown()
+        else:
+            self.stream.close()
+
     def stand_down(self, pending: Pending) -> list[Pending]:
         """The caller of `pending` waits no more; returns whom to wake so that somebody reads."""
         if self.writer is pending:
