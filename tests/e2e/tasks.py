@@ -125,6 +125,11 @@ def _broken(app: App) -> None:
         raise ValueError(what)
 
     @app.task
+    def dies(path: str) -> None:
+        note(path, os.getpid())
+        os._exit(7)
+
+    @app.task
     def unsendable() -> Any:
         return {"deep": [object()]}
 
