@@ -132,7 +132,7 @@ def work_through(app: App, task: str, decide: Decide, keeps: bool = True) -> Tal
         with Grabber(queue.server, queue.function, **_limits(app, queue.server)) as grabber:
             if keeps:
                 _find_place(grabber, queue)
-            _Pass(app, queue, grabber, decide, tally).run()
+            _Pass(app, queue, grabber, decide, tally).run(queue.waiting + keeps)
     return tally
 
 
@@ -178,9 +178,9 @@ class _Pass:
         self._held: list[JobAssigned] = []
         self._settled: list[JobAssigned] = []
 
-    def run(self) -> None:
-        """Grabs as many letters as there were, a few at a time."""
-        left, batch = self._queue.waiting, 1
+    def run(self, left: int) -> None:
+        """Grabs so many jobs, a few at a time: as many as there were, and the one that found the free place."""
+        batch = 1
         try:
             while left > 0:
                 jobs = self._grabber.grab(batch)
@@ -188,7 +188,7 @@ class _Pass:
                     return
                 self._held = [job for job in jobs if job.workload != MARKER]
                 self._settled = [job for job in jobs if job.workload == MARKER]
-                left -= len(self._held)
+                left -= len(jobs)
                 size = sum(len(job.workload) for job in jobs) // len(jobs) + 1
                 batch = max(1, min(2 * batch, MAX_BATCH, MAX_BYTES // size, left))
                 self._work()

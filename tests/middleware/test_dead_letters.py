@@ -13,7 +13,7 @@ import pytest
 from gtask import App, Retry
 from gtask.context import LocalReporter, TaskContext
 from gtask.errors import TimeLimitExceeded, UnknownOption, WorkerLost
-from gtask.letters import MAX_HISTORY, MAX_REASON, Letter, decode_letter
+from gtask.letters import MAX_HISTORY, MAX_REASON, Letter, dead_function, decode_letter
 from gtask.message import Message, encode_message
 from gtask.middleware import Middleware
 from gtask.middleware.base import Next
@@ -232,7 +232,8 @@ def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
     silent = App("shop", servers=NOWHERE, results=None, dead_letters=False)
     speaking = App("shop", servers=NOWHERE, results=None)
-    for app, options, count in ((silent, {}, 0), (silent, {"dead_letters": True}, 1), (speaking, {}, 1)):
+    cases: list[tuple[App, dict[str, Any], int]] = [(silent, {}, 0), (silent, {"dead_letters": True}, 1)]
+    for app, options, count in (*cases, (speaking, {}, 1)):
         task = app.task(name=f"pay{len(app.tasks)}", **options)(pay)
         ending = run_one(app, seal(app, task.s()))
         assert isinstance(ending, Ending)
@@ -269,8 +270,6 @@ def test_a_history_that_is_none_is_not_believed(app: App) -> None:
 
 
 def test_names_of_gtasks_own_functions() -> None:
-    from gtask.letters import dead_function
-
     assert dead_function(LATER) == "gtask.later.dead"
     assert dead_function(CALL) == "gtask.call.dead"
     assert dead_function("x" * 195) == "x" * 195 + ".dead"
