@@ -112,6 +112,20 @@ def test_keys_are_replaced_one_after_the_other(rig: Rig, keys: dict[str, str] | 
                 app.tasks["add"].call(1, 2)
 
 
+@pytest.mark.parametrize("pool", ["thread", "async", "solo"])
+def test_every_pool_signs(rig: Rig, tmp_path: Path, pool: str) -> None:
+    (tmp_path / "app.py").write_text(SOURCE.replace('App("signed")', f'App("signed", namespace="{pool}.")'))
+    keys = {"GTASK_SIGNING_KEYS": f"k1:{OLD}"}
+    with worker("app:app", cwd=tmp_path, servers=rig.sniffer.url, pool=pool, env=keys), rig.caller() as app:
+        heard: list[bytes] = []
+        tells = app.task(name=f"{pool}.tells")(lambda: None)
+        assert tells.options(on_data=heard.append, on_warning=heard.append).call() == "done"
+        assert heard == [b"a piece", b"careful"]
+        again = app.task(name=f"{pool}.third_time")(lambda: None)
+        assert again.delay().get(timeout=PATIENCE) == 2
+        assert again.call() == 2
+
+
 # --- without them --------------------------------------------------------------------------------------------
 
 
