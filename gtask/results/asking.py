@@ -30,6 +30,9 @@ SLICE: Final = 20.0
 OVERDUE: Final = 3.0
 """Seconds beyond the time it was to hold the question after which a service that gave a sign is given up."""
 
+LATE: Final = 0.25
+"""Seconds that the answer to the last question of a wait may come after the wait's own time: its way here."""
+
 RESTART: Final = 15.0
 """Seconds a service that was there at the beginning of a wait may be away before the wait is given up."""
 
@@ -186,7 +189,9 @@ class Asking:
             else:
                 hold = min(ask.timeout, left)
                 workload = encode_ask(ask._replace(timeout=hold))
-            heard: Heard = yield Question(workload, hold + OVERDUE, self._where, SIGN, left + OVERDUE)
+            # A caller who waits for two seconds is not kept for five by a service that has fallen silent.
+            limit = max(left + LATE, SIGN)
+            heard: Heard = yield Question(workload, min(hold + OVERDUE, limit), self._where, SIGN, limit)
             look = SIGN
             while heard is Silence.NO_SIGN:
                 serving: tuple[Server, ...] | None = yield Presence()

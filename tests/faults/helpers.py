@@ -52,32 +52,33 @@ class Recorded:
     def __init__(self, servers: Sequence[Server], folder: Path, name: str = "") -> None:
         self.app: App = make([str(server) for server in servers], "", request_timeout=2.0)
         self._name = name
-        self._task = record_of(self.app)
-        self._record = Record(folder / "record")
+        self.record = record_of(self.app)
+        """The task itself."""
+        self._file = Record(folder / "record")
         self._numbers = 0
 
     def close(self) -> None:
         """Lets go of the connection and the file."""
         self.app.close()
-        self._record.close()
+        self._file.close()
 
     def send(self, seconds: float = 0.0) -> str:
         """Sends a task that takes `seconds`; returns its number. Its result goes nowhere."""
         number = f"{self._name}{self._numbers}"
         self._numbers += 1
-        self._task.apply_async((number, seconds), ignore_result=True)
+        self.record.apply_async((number, seconds), ignore_result=True)
         return number
 
     def runs(self, number: str) -> int:
         """How often this number has run."""
-        self._record.read()
-        return self._record.runs[number]
+        self._file.read()
+        return self._file.runs[number]
 
     @property
     def repeated(self) -> int:
         """How many runs there were beyond the first of each."""
-        self._record.read()
-        return self._record.repeated
+        self._file.read()
+        return self._file.repeated
 
     def wait_for(self, number: str, timeout: float = BOUND) -> None:
         """Waits until this number has run; raises `TimeoutError`."""
