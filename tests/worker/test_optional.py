@@ -103,7 +103,7 @@ def test_a_database_that_is_away_is_waited_for_a_while() -> None:
         bench.now += 0.05
         assert bench.now - since < PATIENCE
     assert refusals > 2
-    assert OPTIONAL_PATIENCE <= bench.now - since
+    assert bench.now - since >= OPTIONAL_PATIENCE
     assert bench.core.condemned(bench.now) == []
     bench.settle()
     assert bench.status("f") == (0, 0, 1)
