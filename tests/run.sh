@@ -6,8 +6,10 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
-# gearmand and its tools, the clients of the other languages that the tests talk to, and what speaks TLS for gearmand.
+# gearmand and its tools, the clients of the other languages that the tests talk to, what speaks TLS for gearmand, and
+# the databases that it keeps queues in. Of these the tests run their own: RUNLEVEL=1 keeps Debian from starting any.
 packages="gearman-job-server gearman-tools php-cli php-gearman libgearman-client-perl stunnel4 openssl"
+packages="$packages mariadb-server postgresql redis-server"
 python=${PYTHON:-python3}
 
 say() { printf '%s\n' "== $*"; }
@@ -33,7 +35,7 @@ install_packages() {
     fi
     say "Installing$missing"
     log=$(mktemp)
-    if ! { $install apt-get update && $install DEBIAN_FRONTEND=noninteractive \
+    if ! { $install apt-get update && $install RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
         apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1; then
         tail -n 20 "$log"
         say "Installing failed; tests that need these packages are skipped (with CI=true: fail):$missing"
