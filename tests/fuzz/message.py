@@ -32,6 +32,7 @@ from gtask.publish import Later, pack_later, unpack_later
 from gtask.results.records import outcome_to_record, record_to_outcome
 from gtask.states import ErrorInfo, Outcome, Record, State
 from tests.fuzz.supply import Supply
+from tests.fuzz.values import table, value, write
 
 ID = new_task_id("calculate", bytes(12))
 UNIQUES = (ID, wire_unique(ID, 3, later=True), "", "order-7", "\udcff", "x" * 63, " ")
@@ -77,8 +78,10 @@ ANNOTATIONS: tuple[Any, ...] = (
 def fuzz(data: bytes) -> None:
     """One workload, as everything that it may be."""
     supply = Supply(data)
-    kind = supply.number(7)
-    if kind < 3:
+    kind = supply.number(11)
+    if kind > 7:
+        built(supply, kind)
+    elif kind < 3:
         job(supply)
     elif kind == 3:
         answer(supply)
@@ -90,6 +93,38 @@ def fuzz(data: bytes) -> None:
         parked(supply.rest())
     else:
         plain(supply.rest())
+
+
+HEADERS = (
+    *("task", "retries", "runs", "history", "replayed", "max_retries", "eta", "expires", "root", "chord"),
+    *("chain", "link", "time_limit", "ignore_result", "fg", "trace", "sent", "priority", "foreign", "own"),
+)
+RECORD = ("task", "retries", "started", "finished", "worker", "parent", "delay", "children", "error", "result")
+LETTER = (
+    *("id", "task", "task_id", "function", "unique", "message", "error", "failed_at", "worker", "priority"),
+    *("retries", "history", "stored", "refused"),
+)
+
+
+def built(supply: Supply, kind: int) -> None:
+    """The same from well-formed msgpack, of which any part may be anything."""
+    if kind == 8:
+        envelope: dict[Any, Any] = {"gtask": supply.choice((1, 1, 1, 2, True, None))}
+        envelope["id"] = supply.choice((ID, ID, "", None, 7))
+        envelope["args"] = [value(supply) for _ in range(supply.number(3))] if supply.number(3) else value(supply)
+        envelope["kwargs"] = table(supply, ("line", "colours", "raw", "more", "table"))
+        envelope["headers"] = table(supply, HEADERS) if supply.number(5) else value(supply)
+        job(Supply(bytes([supply.number(4), supply.number(6)]) + write(envelope)))
+    elif kind == 9:
+        error = [value(supply, 1) for _ in range(4)]
+        failure(write({"gtask": 1, "error": error if supply.number(3) else value(supply)}))
+        answer(Supply(bytes([0, supply.number(6)]) + write(value(supply))))
+    elif kind == 10:
+        stored(Supply(bytes([supply.number(7)]) + write({"gtask": 1, **table(supply, RECORD)})))
+        stored(Supply(bytes([0]) + write([value(supply, 1) for _ in range(5)])))
+    else:
+        parked(write({"letter": 1, **table(supply, LETTER)}))
+        plain(write(value(supply)))
 
 
 def job(supply: Supply) -> None:
@@ -134,8 +169,8 @@ def answer(supply: Supply) -> None:
     """What came back from a call."""
     form, annotation = supply.choice(tuple(Form)), supply.choice(ANNOTATIONS)
     try:
-        value = decode_answer(supply.rest(), form, annotation)
-        encode_answer(form, value)
+        found = decode_answer(supply.rest(), form, annotation)
+        encode_answer(form, found)
     except (DecodeError, EncodeError):
         pass
 
@@ -187,17 +222,17 @@ def plain(data: bytes) -> None:
     """The codecs below it."""
     for read in (unpack, from_json):
         try:
-            value = read(data)
+            found = read(data)
         except DecodeError:
             continue
-        for write in (pack, to_json):
+        for encode in (pack, to_json):
             try:
-                write(value)
+                encode(found)
             except EncodeError:
                 pass
         for codec in FOREIGN:
             try:
-                encode_foreign((value,), {}, codec)
+                encode_foreign((found,), {}, codec)
             except EncodeError:
                 pass
 
@@ -248,4 +283,5 @@ def seeds() -> list[bytes]:
         b"\6" + encode_letter(letter),
         *(b"\7" + pack(value) for value in values),
         b'\7{"a": [1.5e300, null, "\\ud800"]}',
+        *(bytes([kind]) + bytes((7 * place + kind) % 251 for place in range(200)) for kind in range(8, 12)),
     ]

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gtask.codecs import pack
 from gtask.errors import DecodeError, SerializationError
 from gtask.message import Message, encode_message
@@ -32,6 +34,8 @@ from gtask.results.wire import (
 from gtask.signing import Keyring
 from gtask.states import Outcome, Record, State
 from gtask.types import Submission
+from tests.fuzz.supply import Supply
+from tests.fuzz.values import table, value, write
 
 KEYS = Keyring({"k1": "a secret of many bytes"})
 
@@ -39,12 +43,36 @@ KEYS = Keyring({"k1": "a secret of many bytes"})
 def fuzz(data: bytes) -> None:
     """One workload, as each of the three things that it may be."""
     kind, data = data[:1], data[1:]
-    if kind < b"\x60":
+    if kind == b"\x01":
+        built(Supply(data))
+    elif kind < b"\x60":
         items(data)
     elif kind < b"\xb0":
         ask(data)
     else:
         answer(data)
+
+
+def built(supply: Supply) -> None:
+    """The same from well-formed msgpack, of which any part may be anything."""
+    text = ("a", "b" * 32, "", "total", "normal", "x" * 300, "SUCCESS", "FAILURE")
+    plain = [supply.choice(text), supply.choice(text), write({"gtask": 1, **table(supply, RECORD)})]
+    message = write({"gtask": 1, "id": "c", "args": value(supply), "headers": table(supply, ("chain", "task"))})
+    body = ["c", "total", "c", "normal", message, supply.number(1) == 1]
+    place = supply.number(11)
+    if place < 6:
+        body[place] = value(supply, 1)
+    joined: list[Any] = ["g", supply.number(1), 1 + supply.number(1), plain, body]
+    if place > 8:
+        joined[supply.number(4)] = value(supply)
+    ttl = supply.choice((1.0, 60, float("inf"), float("nan"), -1, True, None))
+    items(write([*plain, ttl]) + write({"join": joined, "ttl": ttl}) + write(value(supply)))
+    ask(write(table(supply, ("ids", "timeout", "mode", "claim"))))
+    answer(write(table(supply, ("records", "more", "id", "error"))))
+    answer(write({"records": [plain], "more": value(supply, 1)}))
+
+
+RECORD = ("task", "retries", "started", "worker", "parent", "children", "error", "result")
 
 
 def items(data: bytes) -> None:
@@ -138,4 +166,5 @@ def seeds() -> list[bytes]:
         b"\xff" + encode_claimed("a"),
         b"\xff" + encode_refusal("no"),
         b"\0" + pack([1, 2, 3, 4]),
+        *(b"\1" + bytes((7 * place + kind) % 251 for place in range(200)) for kind in range(6)),
     ]
