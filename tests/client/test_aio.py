@@ -86,7 +86,7 @@ async def test_a_call_cancelled_at_any_await_leaves_the_client_in_order(any_serv
             stop_at = 0
             while True:
                 # Each of the first awaits, then some of the many that a large call has.
-                stop_at += 1 + stop_at // 20
+                stop_at += 1 + stop_at // 8
                 if stop_at % 2:
                     # Every other time from the very beginning, connecting included.
                     await client.aclose()

@@ -1,15 +1,12 @@
-"""A peer for connections: an echo server in a thread, plain or with TLS, and certificates made for the test."""
+"""A peer for connections: an echo server in a thread, plain or with TLS."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -103,46 +100,3 @@ class Listener:
             if self._context is not None:
                 sock = stack.enter_context(self._context.wrap_socket(sock, server_side=True))
             self._talk(sock)
-
-
-@dataclass(frozen=True)
-class Certificates:
-    """A certificate authority of the test's own, and what it has signed; all are paths of PEM files."""
-
-    ca: str
-    server: str
-    client: str
-    stranger: str
-
-    def server_context(self, ask_client: bool = False) -> ssl.SSLContext:
-        """What a server for 127.0.0.1 and localhost uses; it may demand a certificate of its clients."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.server)
-        if ask_client:
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.load_verify_locations(self.ca)
-        return context
-
-
-def make_certificates(folder: Path) -> Certificates:
-    """Makes them with the `openssl` program."""
-
-    def openssl(*args: str) -> None:
-        subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True, timeout=PATIENCE)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    for authority in ("ca", "other"):
-        openssl(
-            "req", "-x509", *key, "-keyout", f"{authority}.key", "-out", f"{authority}.pem", "-days", "30",
-            "-subj", f"/CN={authority} of the test",
-            "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
-        )  # fmt: skip
-    for name, authority in (("server", "ca"), ("client", "ca"), ("stranger", "other")):
-        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        (folder / "extensions").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:jobs.example\n")
-        openssl(
-            "x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.pem", "-CAkey", f"{authority}.key",
-            "-CAcreateserial", "-days", "30", "-extfile", "extensions", "-out", f"{name}.crt",
-        )  # fmt: skip
-        (folder / f"{name}.pem").write_text((folder / f"{name}.crt").read_text() + (folder / f"{name}.key").read_text())
-    return Certificates(*(str(folder / f"{name}.pem") for name in ("ca", "server", "client", "stranger")))

@@ -12,7 +12,8 @@ from gtask.transport import TLS
 from gtask.transport.aio import connect
 from gtask.types import Server
 from tests.client.helpers import black_hole, closed_port
-from tests.transport.helpers import PATIENCE, Certificates, Listener, holding
+from tests.pki import Certificates
+from tests.transport.helpers import PATIENCE, Listener, holding
 from tests.transport.test_blocking import reset
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +28,7 @@ def soon(seconds: float = PATIENCE) -> float:
 async def test_bytes_there_and_back(certificates: Certificates, tls: bool) -> None:
     """More than fits into any buffer at once, in both directions."""
     data = bytes(range(256)) * 20_000
-    with Listener(context=certificates.server_context() if tls else None) as listener:
+    with Listener(context=certificates.for_server().context() if tls else None) as listener:
         connection = await connect(listener.server, PATIENCE, TLS(certificates.ca))
         received = b""
         async with anyio.create_task_group() as group:
@@ -52,7 +53,7 @@ async def test_failures_to_connect() -> None:
 
 async def test_failures_of_tls(certificates: Certificates) -> None:
     """Unknown authority, no TLS at all, no end of the handshake."""
-    with Listener(context=certificates.server_context()) as listener:
+    with Listener(context=certificates.for_server().context()) as listener:
         with pytest.raises(ConnectFailed, match="its certificate is not accepted"):
             await connect(listener.server, PATIENCE)
     with holding(b"ERR UNKNOWN_COMMAND") as (listener, gate):
