@@ -171,8 +171,8 @@ class Runner:
     def refuse(self, job: Job, error: Exception, opened: Opened) -> Ending:
         """Fails a job that cannot be decoded, and parks it with its bytes; `opened` is what is behind its signature.
 
-        Its caller is told, on the connection and through the store. The store is told nothing of a job whose signature
-        is wrong: anybody might so give a task an end that is not its own.
+        Its caller is told, on the connection and through the store. With keys the store is told nothing of a job that
+        was not signed, or wrongly: anybody might so give a task an end that is not its own.
         """
         log.error("Job %s of %s cannot be run: %s", job.unique or job.handle.decode(), job.function, error)
         for middleware in self.app.middleware.refused:
@@ -183,7 +183,8 @@ class Runner:
         if self._keys is not None and opened.proof:
             data = self._keys.sign(job.function, data, time.time(), Kind.FAILURE, opened.proof)
         ending = Ending(End.EXCEPTION, data)
-        task_id = "" if isinstance(error, SignatureError) else parse_wire_unique(job.function, job.unique).id
+        believed = self._keys is None or bool(opened.proof)
+        task_id = parse_wire_unique(job.function, job.unique).id if believed else ""
         store = self.app.store
         stored = store is not None and len(task_id) == 32
         ending = ending._replace(optional=park_refused(self.app, job, info, self.worker, task_id, stored))

@@ -143,6 +143,14 @@ def test_an_unsigned_call_has_no_id_of_another_task(app: App) -> None:
     assert seen == [f"unsigned:{victim.unique}", "unsigned:order-7", ""]
 
 
+def test_an_unsigned_call_that_cannot_be_read_ends_no_other_task(app: App) -> None:
+    victim = seal(app, app.tasks["welcome"].s("you"))
+    ending = ending_of(app, replace(victim, workload=b"[" * 100 + b"]" * 100))
+    assert decode_failure(ending.data).message.startswith("The JSON is nested deeper")
+    assert ending.carried is None
+    assert app.AsyncResult(victim.unique).info is None
+
+
 def test_an_open_task_takes_no_unsigned_envelope(app: App) -> None:
     message = Message("a" * 32, "welcome", ("you",), {}, {"link": [["add", [1, 2], {}, {}, True, "", None]]})
     for workload in (encode_message(message), b'{"gtask": 1, "args": ["you"]}'):
