@@ -252,12 +252,17 @@ class AnswerReader:
         self._buffer += data
         answers: list[Answer | ServerError] = []
         while self._expected and (whole := self._cut(self._expected[0])) is not None:
+            # Before it is read, so that one which comes at once is held to the same bound as one in pieces.
+            self._check(len(whole))
             answers.append(parse_answer(self._expected.pop(0), whole))
         if self._buffer and not self._expected:
             raise RemoteProtocolError("The job server sent text that no command asked for.")
-        if len(self._buffer) > self._max_answer:
-            raise RemoteProtocolError(f"An answer of more than {self._max_answer} bytes came; the rest was not read.")
+        self._check(len(self._buffer))
         return answers
+
+    def _check(self, length: int) -> None:
+        if length > self._max_answer:
+            raise RemoteProtocolError(f"An answer of more than {self._max_answer} bytes came; the rest was not read.")
 
     def _cut(self, command: Command) -> bytes | None:
         buffer = self._buffer
