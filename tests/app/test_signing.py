@@ -11,6 +11,7 @@ import pytest
 
 from gtask import App, State
 from gtask.answers import decode_failure
+from gtask.dead import Parked, Queue, read_parked, resend
 from gtask.errors import SignatureError
 from gtask.letters import decode_letter
 from gtask.message import Message, encode_message
@@ -254,3 +255,44 @@ def test_a_job_of_a_task_that_is_not_here_is_refused_as_ever(app: App) -> None:
     ending = Runner(app).open(Job(None, b"H:1", "nowhere", "u", b""), None)  # type: ignore[arg-type]
     assert isinstance(ending, Ending)
     assert decode_failure(ending.data).type == "gtask.errors.UnknownTask"
+
+
+# --- dead letters --------------------------------------------------------------------------------------------
+
+
+def parked_by(app: App, submission: Submission) -> Parked:
+    """What is parked of a job, as `gtask dead` reads it."""
+    (job,) = ending_of(app, submission).optional
+    assert is_signed(job.workload)
+    return read_parked(app, Queue(job.function, app.servers[0], 1), job.workload)
+
+
+def test_a_dead_task_is_signed_anew_when_it_is_sent_again(app: App) -> None:
+    @app.task
+    def fails() -> None:
+        raise ValueError("no")
+
+    submission = seal(app, fails.s())
+    letter = parked_by(app, submission).letter
+    assert letter is not None
+    again, _ = resend(app, letter)
+    keys = app.settings.signing_keys
+    assert keys is not None
+    assert b"runs" in keys.open("fails", again.workload, app.now()).workload
+
+
+def test_a_forged_job_is_sent_again_as_it_came(app: App) -> None:
+    """Looking at what was parked makes no good signature of a bad one."""
+    forged = replace(seal(app, app.tasks["add"].s(1, 2)), workload=Keyring({"k1": SECRET[::-1]}).sign("add", b"x", 2e9))
+    letter = parked_by(app, forged).letter
+    assert letter is not None
+    again, ids = resend(app, letter)
+    assert (again.workload, ids) == (forged.workload, [])
+
+
+def test_a_letter_that_is_not_signed_is_not_read(app: App) -> None:
+    (job,) = ending_of(app, replace(seal(app, app.tasks["add"].s(1)), workload=b"x")).optional
+    forged = KEYS.open(job.function, job.workload).workload
+    found = read_parked(app, Queue(job.function, app.servers[0], 1), forged)
+    assert found.letter is None
+    assert "not signed" in found.problem
