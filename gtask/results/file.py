@@ -84,6 +84,7 @@ class SqliteFile:
             raise ConfigurationError(
                 f"Results cannot be kept in {self.path}: the folder {folder} does not exist; create it."
             )
+        self._create()
         db = sqlite3.connect(self.path, timeout=self._busy, isolation_level=None, check_same_thread=False)
         try:
             # Looked at first, so that nothing is changed in a file that belongs to another program.
@@ -97,6 +98,14 @@ class SqliteFile:
         except BaseException:
             db.close()
             raise
+
+    def _create(self) -> None:
+        """Makes the file, for its owner's eyes only: results are as private as the queue. SQLite's files follow it."""
+        with _creating:  # closing any descriptor of a file that is in use would drop its locks
+            try:
+                os.close(os.open(os.path.realpath(self.path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            except OSError:
+                pass  # it is there, or SQLite says why it cannot be
 
     def _is_ours(self, db: sqlite3.Connection) -> bool:
         """Whether the file has our tables; false when it is empty. Raises `ConfigurationError` for any other."""
@@ -182,6 +191,7 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
 _files: weakref.WeakSet[SqliteFile] = weakref.WeakSet()
 _inherited: list[sqlite3.Connection] = []  # one for each file and fork past the hooks
 _forking = threading.Lock()
+_creating = threading.Lock()
 _held: list[SqliteFile] = []
 
 
@@ -190,9 +200,11 @@ def _before_fork() -> None:
     for file in list(_files):
         file._before_fork()
         _held.append(file)
+    _creating.acquire()
 
 
 def _after_fork() -> None:
+    _creating.release()
     while _held:
         _held.pop()._after_fork()
     _forking.release()

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -230,6 +231,18 @@ def test_a_damaged_file(store: SqliteStore, path: Path) -> None:
     with pytest.raises((ConfigurationError, ResultError), match=r"results\.db"):
         store.put([Record(new_id(), State.SUCCESS, b"x" * 1000) for _ in range(200)], TTL)
     store.close()
+
+
+def test_the_file_is_for_its_owner_alone(path: Path) -> None:
+    """Whatever the umask of whoever starts it: results are as private as the queue."""
+    before = os.umask(0o022)
+    try:
+        with closing(SqliteStore(path)) as store:
+            store.put([Record(new_id(), State.SUCCESS, b"x")], TTL)
+            modes = {file.name: oct(file.stat().st_mode & 0o777) for file in path.parent.glob(f"{path.name}*")}
+    finally:
+        os.umask(before)
+    assert modes == {path.name + end: "0o600" for end in ("", "-shm", "-wal")}
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
