@@ -29,6 +29,8 @@ class CallOptions(TypedDict, total=False):
 
     `countdown` and `expires` are seconds from now; `eta` and `expires` may also be a datetime (a naive one is local
     time). `timeout` is how long `call` waits, in seconds. `unique` names work of which one run at a time is enough.
+    `task_id` is an id of your own instead of a random one: use an id once, for its first result stands and is what
+    every later call under it returns. `unique` is for work that may be sent again and again.
     `on_progress(numerator, denominator)`, `on_data(bytes)` and `on_warning(bytes)` hear of a foreground call live.
     """
 
