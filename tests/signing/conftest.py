@@ -105,9 +105,11 @@ class Rig:
 
 
 @contextmanager
-def results_service(servers: str, file: Path, keys: str | None) -> Iterator[Program]:
-    command = [sys.executable, "-m", "gtask", "results", f"--db={file}", f"--servers={servers}"]
-    with Program(command, env={"PYTHONUNBUFFERED": "1", "GTASK_SIGNING_KEYS": keys}) as program:
+def results_service(
+    servers: str, file: Path, keys: str | None, *options: str, cwd: Path | None = None
+) -> Iterator[Program]:
+    command = [sys.executable, "-m", "gtask", "results", f"--db={file}", f"--servers={servers}", *options]
+    with Program(command, cwd=cwd, env={"PYTHONUNBUFFERED": "1", "GTASK_SIGNING_KEYS": keys}) as program:
         program.wait_for_line("gtask results ready")
         yield program
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,25 @@ def test_every_pool_signs(rig: Rig, tmp_path: Path, pool: str) -> None:
         again = app.task(name=f"{pool}.third_time")(lambda: None)
         assert again.delay().get(timeout=PATIENCE) == 2
         assert again.call() == 2
+
+
+@pytest.mark.parametrize("where", ["server", "worker", "app"])
+def test_every_results_service_has_its_keys(tmp_path: Path, where: str) -> None:
+    """That of `gtask server` and of `gtask worker --with-results`, and `gtask results` which asks an App."""
+    keys: dict[str, str | None] = {"GTASK_SIGNING_KEYS": f"k1:{OLD}"}
+    (tmp_path / "app.py").write_text(SOURCE)
+    (tmp_path / "keyed.py").write_text(f"from gtask import App\napp = App('keyed', signing_keys={{'k1': '{OLD}'}})")
+    file = tmp_path / "results.db"
+    with ExitStack() as stack:
+        server = stack.enter_context(job_server(results=file if where == "server" else None, env=keys))
+        extra = [f"--with-results={file}"] if where == "worker" else []
+        stack.enter_context(worker("app:app", *extra, cwd=tmp_path, servers=server.url, env=keys))
+        if where == "app":
+            stack.enter_context(results_service(server.url, file, None, "--app=keyed:app", cwd=tmp_path))
+        app = stack.enter_context(App("caller", server.url, signing_keys={"k1": OLD}))
+        add, total = app.task(name="add")(lambda a, b: None), app.task(name="total")(lambda values: None)
+        assert add.delay(1, 2).get(timeout=PATIENCE) == 3
+        assert chord([add.s(1, 1), add.s(2, 2)], total.s()).delay().get(timeout=PATIENCE) == 6
 
 
 # --- without them --------------------------------------------------------------------------------------------
