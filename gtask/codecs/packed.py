@@ -70,6 +70,11 @@ def _load(data: bytes, max_size: int, max_depth: int) -> Any:
     except msgpack.StackError:
         raise DecodeError(_too_deep(max_depth)) from None
     except Exception as error:
+        if "incomplete input" in str(error):
+            raise DecodeError(
+                "This msgpack is cut off: its end is missing. A job server that keeps its queue in Redis cuts what it "
+                "replays at the first NUL byte; `gtask doctor` tells which queue it has."
+            ) from error
         raise DecodeError(f"This is no msgpack that gtask can read: {error or type(error).__name__}.") from error
 
 

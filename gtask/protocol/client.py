@@ -216,7 +216,7 @@ class ClientProtocol:
 
     def _on_error(self, packet: Packet) -> None:
         code, text = (arg.decode(errors="replace") for arg in packet.args)
-        error = QueueFull(code, text) if text.startswith("Job queue is full") else ServerError(code, text)
+        error = _error(code, text, self._waiting[0].submission if self._waiting else None)
         # A report about a job has no answer when all is well, so its ERROR stands outside the order of requests.
         if code == "JOB_NOT_FOUND":
             self._events.append(events.WorkRefused(error))
@@ -259,6 +259,22 @@ class ClientProtocol:
 
     def _ignore(self, packet: Packet) -> None:
         """A NOOP to somebody who never slept says nothing."""
+
+
+def _error(code: str, text: str, submission: Submission | None) -> ServerError:
+    """The error of an ERROR packet. Of its queue a job server says no more than QUEUE_ERROR: section 20."""
+    if text.startswith("Job queue is full"):
+        return QueueFull(code, text)
+    if code != "QUEUE_ERROR" or submission is None:
+        return ServerError(code, text)
+    if submission.when is not None:
+        what = (
+            "a job for a later time (countdown, eta, the delay of a retry). Its queue takes no times, as that of Redis "
+            "and memcached, or its database is away: use the MySQL or the libsqlite3 queue"
+        )
+    else:
+        what = f"a job of {submission.function}: the database of its queue is away, or takes no such job"
+    return ServerError(code, text, f"The job server refused {what}. `gtask doctor` tells more ({code}: {text}).")
 
 
 def _status(packet: Packet) -> JobStatus:

@@ -6,9 +6,10 @@ waits for its confirmation, the results of the jobs that end meanwhile gather fo
 sends few large ones and an idle one sends each at once.
 
 A refusal for want of room or of a database (QUEUE_ERROR) is tried again with growing pauses. When it goes on for
-`PATIENCE` seconds the connection is given up: the jobs go back to the job server, and nothing is lost. Only what is
-optional (a dead letter) is let go instead, after `OPTIONAL_PATIENCE` seconds or, where its queue is full, at once: that
-is emptied by hand.
+`PATIENCE` seconds the connection is given up: the jobs go back to the job server, and nothing is lost. A job for a
+later time is tried without its time in the end: some queues take none, and whoever gets it early has it wait on, which
+beats running the task again and again. Only what is optional (a dead letter) is let go instead, after
+`OPTIONAL_PATIENCE` seconds or, where its queue is full, at once: that is emptied by hand.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from gtask.errors import LocalProtocolError, QueueFull
@@ -32,6 +34,9 @@ PATIENCE: Final = 60.0
 
 OPTIONAL_PATIENCE: Final = 5.0
 """Seconds a refused step that is optional is tried again before it is let go."""
+
+TIMES_REFUSED: Final = 3
+"""How often a job for a later time is refused before it is tried without its time (protocol reference, section 20)."""
 
 FIRST_PAUSE: Final = 0.25
 MAX_PAUSE: Final = 5.0
@@ -159,6 +164,8 @@ class Endings:
             if not step.pauses:
                 log.warning("%s refused %s: %s Trying again.", step.link.server, step.submission.function, event.error)
             step.pauses += 1
+            if step.pauses >= TIMES_REFUSED and step.submission.when is not None:
+                step.submission = replace(step.submission, when=None)
             self._again.append((self.now + pause, step))
 
     def _is_hopeless(self, step: _Step, event: Refused) -> bool:

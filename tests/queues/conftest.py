@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -71,6 +70,6 @@ def serving(queue: str, request: pytest.FixtureRequest, folder: Path) -> Serve:
 
 
 def report(line: str) -> None:
-    """Says what a run of the size of `GTASK_QUEUE_JOBS` came to."""
+    """Says what a run of the size of `GTASK_QUEUE_JOBS` came to; `pytest -s` shows it."""
     if "GTASK_QUEUE_JOBS" in os.environ:
-        print(f"\n{line}", file=sys.__stderr__, flush=True)
+        print(f"\n{line}", flush=True)

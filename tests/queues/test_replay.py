@@ -29,7 +29,7 @@ RANK: Final = {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
 FORGETFUL: Final = ("postgres",)
 """Queues that forget priorities and times when they are replayed."""
 
-SOON, LATE = 1.0, 4.5
+SOON, LATE = 1.0, 3.0
 """Seconds of the two kinds of delay: one is over when the server has been started again, the other is not."""
 
 

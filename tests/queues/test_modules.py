@@ -1,0 +1,152 @@
+"""What each of gearmand's queues does to gtask's jobs, and whether `gtask doctor` finds out which one it is.
+
+Protocol reference, section 20: PostgreSQL forgets times and priorities, Redis takes no times and cuts at the first NUL.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from gtask import App, ServerError
+from gtask.cli.checks import diagnose, queue_of
+from gtask.cli.probing import examine
+from gtask.errors import DecodeError
+from gtask.testing.databases import Database, mariadb
+from gtask.testing.processes import JobServerProgram, gearmand, worker
+from gtask.testing.programs import wait_until
+from tests.queues.app import make
+from tests.queues.conftest import LIMIT, ROOT, needed
+
+
+@contextmanager
+def serve(database: Database) -> Iterator[JobServerProgram]:
+    """Runs gearmand with its queue in a database."""
+    with gearmand(*database.queue_options(), "--verbose=ERROR") as server:
+        yield server
+
+
+@contextmanager
+def staff(server: JobServerProgram, store: str | None) -> Iterator[None]:
+    """Runs a worker that keeps results where the test reads them."""
+    env = {"QUEUES_RESULTS": store}
+    with worker("tests.queues.app:app", "--loglevel=error", cwd=ROOT, servers=server.url, env=env, ready=None):
+        yield
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    """Where results are kept: apart from the job server, so that they tell of its queue alone."""
+    return f"sqlite:///{tmp_path / 'results.db'}"
+
+
+@contextmanager
+def on_redis(database: Database, store: str) -> Iterator[tuple[JobServerProgram, App]]:
+    """A job server on an empty Redis, and the App as its caller."""
+    database.run("FLUSHALL")
+    with serve(database) as server, make(server.url, store) as app:
+        yield server, app
+
+
+def test_a_job_that_redis_has_cut_fails_and_is_parked(redis_queue: Database, store: str) -> None:
+    with on_redis(redis_queue, store) as (server, app):
+        cut = app.tasks["size"].delay(b"a\0b")
+        whole = app.tasks["size"].delay(b"abc")
+        foreign = app.tasks["shout"].delay("no NUL in JSON")
+        server.restart(signal.SIGKILL)
+        with staff(server, store):
+            assert whole.get(timeout=LIMIT) == 3
+            assert foreign.get(timeout=LIMIT) == "NO NUL IN JSON"
+            with pytest.raises(DecodeError, match="cut off"):
+                cut.get(timeout=LIMIT)
+            wait_until(lambda: [row for row in server.admin("status") if row.startswith("size.dead\t1\t")], LIMIT)
+            assert app.tasks["size"].call(b"a\0b") == 3, "the worker goes on"
+
+
+def test_a_nul_goes_through_redis_where_nothing_is_replayed(redis_queue: Database, store: str) -> None:
+    with on_redis(redis_queue, store) as (server, app), staff(server, store):
+        assert app.tasks["size"].delay(b"a\0b").get(timeout=LIMIT) == 3
+
+
+def test_a_delay_is_refused_on_redis_with_the_way_out(redis_queue: Database, store: str) -> None:
+    with on_redis(redis_queue, store) as (server, app):
+        with pytest.raises(ServerError, match=r"a later time .*Redis.*use the MySQL or the libsqlite3 queue"):
+            app.tasks["size"].apply_async((b"",), countdown=60)
+        assert [row for row in server.admin("status") if not row.endswith("\t0\t0\t0")] == []
+
+
+def test_a_retry_waits_its_time_on_redis_all_the_same(redis_queue: Database, store: str) -> None:
+    """Its delayed job is refused, so it goes without a time, and comes too early."""
+    with on_redis(redis_queue, store) as (server, app), staff(server, store):
+        sent = time.time()
+        assert app.tasks["again"].delay().get(timeout=LIMIT) == "done"
+        assert time.time() >= sent + 0.5
+
+
+def taken(database: Database) -> set[str]:
+    """The uniques of the jobs in PostgreSQL; while one is there, nothing was lost."""
+    return set(database.run("SELECT unique_key FROM queue"))
+
+
+def sent_back(database: Database, known: set[str]) -> bool:
+    """Whether the one job there was is over, and another stands in for it."""
+    now = taken(database)
+    return len(now) == 1 and now != known
+
+
+def test_what_postgres_replays_too_early_is_sent_back_each_time(postgres_queue: Database, tmp_path: Path) -> None:
+    """That it runs at its time in the end is seen in test_replay.py."""
+    path = tmp_path / "runs"
+    with serve(postgres_queue) as server:
+        with make(server.url) as app:
+            app.tasks["note"].apply_async((str(path), 1), countdown=3600)
+        for _ in range(2):
+            known = taken(postgres_queue)
+            assert len(known) == 1
+            server.restart(signal.SIGKILL)
+            with staff(server, None):
+                wait_until(partial(sent_back, postgres_queue, known), LIMIT, "the way back into the queue")
+    postgres_queue.run("DELETE FROM queue")
+    assert not path.exists()
+
+
+# --- the doctor ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("queue", "guess", "found"),
+    [
+        ("mysql", "mysql with binary columns", set()),
+        ("postgres", "postgres", {"queue"}),
+        ("redis", "redis or libmemcached", {"queue", "epoch"}),
+    ],
+)
+def test_the_doctor_knows_the_queue(queue: str, guess: str, found: set[str], request: pytest.FixtureRequest) -> None:
+    database: Database = request.getfixturevalue(f"{queue}_queue")
+    with serve(database) as server:
+        facts = examine(server.server, None, True)
+        assert server.admin("status") == []
+    assert facts.probe is not None
+    assert facts.probe.error == ""
+    of_queue = {"queue", "epoch", "collation"}
+    assert queue_of(facts) == (queue, True)
+    assert {one.code for one in diagnose(facts, False)} & of_queue == found
+    facts.options = None  # as of a server on another machine
+    assert queue_of(facts) == (guess, False)
+    assert {one.code for one in diagnose(facts, False)} & of_queue == found
+
+
+def test_the_doctor_sees_the_table_that_gearmand_has_made_itself() -> None:
+    needed("mariadbd", "mariadb-server")
+    with mariadb(table=None) as database, serve(database) as server:
+        facts = examine(server.server, None, True)
+    for options in (facts.options, None):
+        facts.options = options
+        assert queue_of(facts)[0] == "mysql"
+        assert "collation" in {one.code for one in diagnose(facts, False)}
