@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Final, NamedTuple
 
 from gtask.protocol import WorkerProtocol
@@ -52,7 +53,7 @@ class Link:
         self.batches_under_way: set[str] = set()
         self._random = random
         self._turn = ("", 0)
-        self._order: deque[str] = deque()
+        self._order: list[str] = []
 
     def __repr__(self) -> str:
         return f"<Link {self.server} {self.protocol or 'not connected'}>"
@@ -67,7 +68,7 @@ class Link:
         self.batches.clear()
         self.batches_under_way.clear()
         self._turn = ("", 0)
-        self._order = deque(self.lane.functions)
+        self._order = list(self.lane.functions)
         for function in self.lane.functions:
             protocol.can_do(function)
 
@@ -103,17 +104,17 @@ class Link:
         return self._turn[1] >= TURN and len(self._order) > 1
 
     def next_turn(self) -> None:
-        """Makes the job server look first at the function that has waited longest; no grab may be under way.
+        """Makes the job server look last at the function that was served; no grab may be under way.
 
-        A function of which a job is held cannot be moved to the front: offering it anew would give its jobs back
-        (protocol reference, sections 8 and 9). Then the next one in line is.
+        It looks first at what was offered last, so all that were offered before the served one are offered anew, in
+        their order. Those without work drift ahead of the others and stay there, so however many there are, it is the
+        busy ones that take turns. A function of which a job is held cannot be moved: offering it anew would give its
+        jobs back (protocol reference, sections 8 and 9).
         """
         assert self.protocol is not None
         served, self._turn = self._turn[0], ("", 0)
         held = set(self.protocol.held.values())
-        for function in list(self._order):
-            if function != served and function not in held:
-                self._order.remove(function)
-                self._order.append(function)
-                self.protocol.prefer(function)
-                return
+        moved = [function for function in takewhile(lambda name: name != served, self._order) if function not in held]
+        self._order = [*(function for function in self._order if function not in moved), *moved]
+        for function in moved:
+            self.protocol.prefer(function)
