@@ -67,6 +67,8 @@ class App:
         self.tasks: dict[str, BaseTask[..., Any]] = {}
         self.worker_start_hooks: list[Callable[[], object]] = []
         self.worker_stop_hooks: list[Callable[[], object]] = []
+        # Looked at now, so that a wrong URL is found here; opened when it is needed, on the servers there are then.
+        open_store(results, self.servers, self.settings.tls)
         self._results = results
         self._store: ResultStore | None = None
         self._lock = threading.Lock()

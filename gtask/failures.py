@@ -106,11 +106,10 @@ def _traceback(exception: BaseException) -> str:
 
 
 def _own_frames(traceback: TracebackType | None) -> TracebackType | None:
-    """The traceback without the frames of gtask at its start; all of it where gtask itself raised."""
-    found = traceback
-    while found is not None and str(found.tb_frame.f_globals.get("__name__", "")).startswith("gtask."):
-        found = found.tb_next
-    return found or traceback
+    """The traceback without the frames of gtask at its start: nothing of it where gtask itself refused to go on."""
+    while traceback is not None and str(traceback.tb_frame.f_globals.get("__name__", "")).startswith("gtask."):
+        traceback = traceback.tb_next
+    return traceback
 
 
 def rebuild(info: ErrorInfo, allowed: Iterable[type[BaseException]] = ()) -> Exception:

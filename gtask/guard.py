@@ -44,14 +44,15 @@ class Guard:
 
     @contextmanager
     def running(self, job: Job) -> Iterator[int]:
-        """Notes in the ledger that a job runs; gives the slot it runs in."""
+        """Notes in the ledger that a job runs; gives the slot it runs in.
+
+        What gets through here ends the process, so the job stays noted: it is to blame as for any other death.
+        """
         slot = self._free.popleft()
-        self._ledger.begin(slot, job.unique)
-        try:
-            yield slot
-        finally:
-            self._ledger.end(slot)
-            self._free.append(slot)
+        self._ledger.begin(slot, job.unique, job.function)
+        yield slot
+        self._ledger.end(slot)
+        self._free.append(slot)
 
     def kill_after(self, slot: int, seconds: float) -> None:
         """Has the supervisor kill this process when the job in a slot runs longer than so many seconds from now."""

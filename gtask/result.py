@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
 from gtask.errors import ResultError, ResultTimeout, StoreRequired
 from gtask.failures import rebuild
@@ -55,6 +55,9 @@ class AsyncResult(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<AsyncResult {self.id}{f' of {self.task}' if self.task else ''}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"A handle cannot be pickled. Send its id ({self.id}) and write app.AsyncResult(id) there.")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AsyncResult) and other.id == self.id

@@ -66,7 +66,7 @@ class Settings:
     @classmethod
     def of(cls, app: str, given: Mapping[str, Any]) -> Self:
         """Reads settings; raises `UnknownOption` or `ConfigurationError`, naming the app and the setting."""
-        refuse_unknown(given, _KINDS, f"App {app!r}", "an App")
+        refuse_unknown(given, (*_KINDS, "middleware", "results", "servers"), f"App {app!r}", "an App")
         found: dict[str, Any] = {}
         for name, kind in _KINDS.items():
             if name in given:

@@ -38,6 +38,13 @@ class BaseTask(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
 
+    def __reduce__(self) -> str:
+        # Pickled by its place in its module, as functions are: the other process imports it there.
+        place: str | None = getattr(self, "__qualname__", None)
+        if place is None or "<locals>" in place:
+            raise TypeError(f"{self.name} cannot be pickled: it stands in no module. Send its name instead.")
+        return place
+
     # --- background ------------------------------------------------------------------------------------------
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import anyio
 
 from gtask.context import Reporter
-from gtask.errors import ConfigurationError
+from gtask.errors import ConfigurationError, GtaskError
 from gtask.guard import Guard
 from gtask.housekeeper import FUNCTIONS, POLL, SLOTS, Housekeeper
 from gtask.repeats import Repeats
@@ -84,6 +84,7 @@ def run_worker(app: App, options: WorkerOptions) -> int:
     name = options.name or socket.gethostname()
     forks = options.pool in ("prefork", "solo")
     _check_limits(app, options)
+    _check_store(app)
     processes, slots = (options.slots, 1) if forks else (1, options.slots)
     ledger = Ledger(2 * processes * slots)
     main = partial(_hooked, app, partial(_run_pool, app, options, name, ledger))
@@ -115,6 +116,18 @@ def _check_limits(app: App, options: WorkerOptions) -> None:
         )
 
 
+def _check_store(app: App) -> None:
+    """Refuses to start with a store that cannot be used; one that is served on the job server may come later."""
+    store = app.store
+    if store is not None and not store.carries:
+        try:
+            store.get(["gtask-can-this-be-read"])
+        except GtaskError as error:
+            raise ConfigurationError(f"The results of {app.name} cannot be kept: {error}") from error
+        finally:
+            store.close()
+
+
 def _hooked(app: App, main: Callable[[Child], None], child: Child) -> None:
     """Runs a process between the App's own hooks."""
     for hook in app.worker_start_hooks:
@@ -138,9 +151,33 @@ def _core(app: App, functions: list[str], child: Child, name: str, options: Core
     return WorkerCore(app.servers, functions, options, random, fresh_unique)
 
 
+def _for_forks_of_tasks(let_go: Callable[[], None]) -> None:
+    """Makes processes that a task forks ordinary ones: they end when they are told to, and hold none of our sockets.
+
+    Signals are held back while a process forks, or one that comes early would still meet the worker's own handler.
+    """
+    numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGALRM}
+    masks = threading.local()
+
+    def before() -> None:
+        masks.old = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+    def in_parent() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.old)
+
+    def in_child() -> None:
+        for number in numbers:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.old)
+        let_go()
+
+    os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
+
+
 def _prepare(driver: BlockingDriver, child: Child) -> None:
     """Lets a process end when it is told to, or when its supervisor is gone."""
     signal.signal(signal.SIGTERM, lambda number, frame: driver.stop())
+    _for_forks_of_tasks(driver.forked)
 
     def orphaned() -> None:
         driver.unwatch(child.supervisor_pipe)
@@ -242,6 +279,7 @@ async def _run_async(app: App, options: WorkerOptions, name: str, ledger: Ledger
     # are told to end, and then this one is told twice.
     told, tell = os.pipe()
     signal.signal(signal.SIGTERM, lambda number, frame: os.write(tell, b"."))
+    _for_forks_of_tasks(lambda: driver.forked())
     driver = AsyncDriver(core, run, app.settings.tls, options.max_tasks_per_child, child.ready)
     anyio.to_thread.current_default_thread_limiter().total_tokens = max(40, options.slots + 8)
     async with anyio.create_task_group() as group:

@@ -12,6 +12,8 @@ from typing import Any, Final, TypeVar
 import click
 import orjson
 
+from gtask.context import current_task
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
@@ -36,7 +38,10 @@ class HumanFormatter(logging.Formatter):
         level = f"{_SHORT.get(record.levelname, record.levelname):<5}"
         if self._colour and record.levelno in _COLOURS:
             level = f"{_COLOURS[record.levelno]}{level}\x1b[0m"
-        return "\n".join([f"{when}.{int(record.msecs):03d} {level} {record.getMessage()}", *_exception(self, record)])
+        message = record.getMessage()
+        if not record.name.startswith("gtask.") and hasattr(record, "task_id"):
+            message = f"{record.__dict__['task']}[{record.__dict__['task_id']}] {message}"
+        return "\n".join([f"{when}.{int(record.msecs):03d} {level} {message}", *_exception(self, record)])
 
 
 class JsonFormatter(logging.Formatter):
@@ -71,11 +76,20 @@ def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> list[
     return [record.exc_text] if record.exc_text else []
 
 
+def _name_task(record: logging.LogRecord) -> bool:
+    """Adds to a record from within a task which task it is, so that a user's own lines can be told apart."""
+    context = current_task()
+    if context is not None and not hasattr(record, "task_id"):
+        record.task, record.task_id = context.task.name, context.id
+    return True
+
+
 def set_up(level: str, as_json: bool) -> None:
     """Sends all log records from `level` on to stderr, those of the user's own loggers too."""
     handler = logging.StreamHandler()
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     handler.setFormatter(JsonFormatter() if as_json else HumanFormatter(colour))
+    handler.addFilter(_name_task)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

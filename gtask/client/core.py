@@ -286,7 +286,7 @@ class Core:
             pause = self.router.pause(trip.pauses)
             if not reasons or not trip.uncertain or monotonic() + pause >= trip.give_up_at:
                 silent = {server: error for server, error in trip.excluded.items() if isinstance(error, NetworkError)}
-                raise base.no_server(silent | reasons, self.servers)
+                raise base.no_server(silent | reasons, self.servers) from None
             trip.pauses += 1
             yield Pause(pause)
 

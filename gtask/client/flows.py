@@ -288,7 +288,7 @@ def statuses(core: Core, uniques: Sequence[str], timeout: float | None) -> Flow[
             if not servers:
                 break
         if len(reasons) + len(servers) == len(core.servers):
-            raise base.no_server(cut | reasons, core.servers)
+            raise base.no_server(cut | reasons, core.servers) from None
     return results
 
 

@@ -80,6 +80,11 @@ class AsyncDriver:
             await self._flush_last()
             group.cancel_scope.cancel()
 
+    def forked(self) -> None:
+        """In a process that a task has forked: lets go of the connections; see `BlockingDriver.forked`."""
+        for connection in self._connections.values():
+            connection.close()
+
     def stop(self) -> None:
         """Takes no more jobs; call it in the loop."""
         self.core.stopping = True

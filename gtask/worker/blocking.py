@@ -109,6 +109,19 @@ class BlockingDriver:
         except (BlockingIOError, OSError):
             pass
 
+    def forked(self) -> None:
+        """In a process that a task has forked: lets go of the connections, which then end with this worker's process.
+
+        Held open by a child that lives on, they would keep this process's jobs from going back when it dies.
+        """
+        for connection in self._connections.values():
+            connection.close()
+        for descriptor in (self._wake_reader, self._wake_writer):
+            os.close(descriptor)
+        self._selector.close()
+        self._connections.clear()
+        self._closed = True
+
     def stop(self) -> None:
         """Takes no more jobs; what is held goes on. Safe in a signal handler."""
         self.core.stopping = True

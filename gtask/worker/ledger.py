@@ -22,16 +22,20 @@ BLAMED: Final = 1024
 
 _HEAD: Final = struct.Struct("=IId")
 _COUNTS: Final = struct.Struct("=II")
-_SLOT: Final = struct.Struct("=dB64s")
+_SLOT: Final = struct.Struct("=dB64s64s")
 _DEADLINE: Final = struct.Struct("=d")
 _BLAME: Final = struct.Struct("=HB64s")
 
 
-class Overdue(NamedTuple):
-    """A slot whose job has run beyond its hard time limit."""
+class Running(NamedTuple):
+    """A job in a slot: its unique and its function, the latter cut to 64 bytes."""
 
     slot: int
     unique: str
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.function}[{self.unique}]"
 
 
 class Ledger:
@@ -47,9 +51,10 @@ class Ledger:
 
     # --- a process's own slots -------------------------------------------------------------------------------
 
-    def begin(self, slot: int, unique: str, deadline: float = 0.0) -> None:
+    def begin(self, slot: int, unique: str, function: str, deadline: float = 0.0) -> None:
         """Notes that a job begins; `deadline` is the `time.monotonic()` at which it is to be killed, 0 for never."""
-        _SLOT.pack_into(self._memory, _HEAD.size + slot * _SLOT.size, deadline, 1, unique.encode()[:MAX_ID])
+        position = _HEAD.size + slot * _SLOT.size
+        _SLOT.pack_into(self._memory, position, deadline, 1, unique.encode()[:MAX_ID], function.encode()[:MAX_ID])
 
     def set_deadline(self, slot: int, deadline: float) -> None:
         """Sets the time at which the job in a slot is to be killed."""
@@ -63,19 +68,15 @@ class Ledger:
 
     # --- the supervisor --------------------------------------------------------------------------------------
 
-    def running(self, slots: range) -> list[str]:
-        """The uniques of the jobs that run in these slots."""
+    def running(self, slots: range) -> list[Running]:
+        """The jobs that run in these slots."""
         found = (self._read(slot) for slot in slots)
-        return [unique for _, runs, unique in found if runs]
+        return [job for _, runs, job in found if runs]
 
-    def overdue(self, now: float) -> list[Overdue]:
+    def overdue(self, now: float) -> list[Running]:
         """The jobs that have run beyond their deadline."""
-        found = []
-        for slot in range(self._slots):
-            deadline, runs, unique = self._read(slot)
-            if runs and 0.0 < deadline <= now:
-                found.append(Overdue(slot, unique))
-        return found
+        found = (self._read(slot) for slot in range(self._slots))
+        return [job for deadline, runs, job in found if runs and 0.0 < deadline <= now]
 
     def clear(self, slots: range) -> None:
         """Empties the slots of a process that is gone."""
@@ -110,7 +111,8 @@ class Ledger:
         position = _HEAD.size
         while raw and (position := self._memory.find(raw, position, self._blame_at)) >= 0:
             slot = (position - _HEAD.size) // _SLOT.size
-            if slot not in own and self._read(slot)[1:] == (True, unique):
+            _, runs, job = self._read(slot)
+            if runs and slot not in own and job.unique == unique:
                 return True
             position += 1
         return False
@@ -134,9 +136,9 @@ class Ledger:
         count: int = _COUNTS.unpack_from(self._memory)[0]
         return count
 
-    def _read(self, slot: int) -> tuple[float, bool, str]:
-        deadline, runs, raw = _SLOT.unpack_from(self._memory, _HEAD.size + slot * _SLOT.size)
-        return deadline, bool(runs), raw.rstrip(b"\0").decode(errors="replace")
+    def _read(self, slot: int) -> tuple[float, bool, Running]:
+        deadline, runs, unique, function = _SLOT.unpack_from(self._memory, _HEAD.size + slot * _SLOT.size)
+        return deadline, bool(runs), Running(slot, _text(unique), _text(function))
 
     def _find(self, raw: bytes) -> tuple[int | None, int, bool]:
         padded = raw.ljust(MAX_ID, b"\0")
@@ -145,3 +147,7 @@ class Ledger:
             if found == padded:
                 return index, count, bool(late)
         return None, 0, False
+
+
+def _text(raw: bytes) -> str:
+    return raw.rstrip(b"\0").decode(errors="replace")

@@ -26,7 +26,7 @@ from gtask.worker.ledger import Ledger
 log = logging.getLogger("gtask.worker")
 
 QUICK_DEATH: Final = 1.0
-"""Seconds below which the life of a process that never served counts as a failed start."""
+"""Seconds below which the life of a process that ended by itself, or never served, counts as a failed start."""
 
 MAX_PAUSE: Final = 30.0
 """Seconds before a process that dies at once is started again, at most."""
@@ -228,7 +228,8 @@ class Supervisor:
             name = process.role.name
             log.error("Process %d (%s) ended with exit code %d%s; a new one starts.", pid, name, code, blamed)
         pause = 0.0
-        if not process.ready and time.monotonic() - process.started < QUICK_DEATH and code:
+        # One that was killed while it served is replaced at once: what killed it is counted against its job.
+        if (code > 0 or not process.ready) and time.monotonic() - process.started < QUICK_DEATH and code:
             self._failures += 1
             pause = min(MAX_PAUSE, 0.5 * 2 ** min(self._failures, 10))
         else:
@@ -246,19 +247,19 @@ class Supervisor:
         self._ledger.clear(process.slots)
         if process.overdue or self._quit or not running:
             return ""
-        blamed = [f"{unique} (crash {self._ledger.blame(unique)} of it here)" for unique in running]
+        blamed = [f"{job} (crash {self._ledger.blame(job.unique)} of it here)" for job in running]
         return f" while it ran {', '.join(blamed)}"
 
     def _enforce(self) -> None:
         """Kills the processes whose job has run beyond its hard time limit."""
         if self._ledger is None:
             return
-        for slot, unique in self._ledger.overdue(time.monotonic()):
+        for job in self._ledger.overdue(time.monotonic()):
             for pid, process in self._processes.items():
-                if slot in process.slots and not process.overdue:
-                    process.overdue = unique
-                    self._ledger.blame(unique, timed_out=True)
-                    log.error("Job %s ran longer than its time limit: its process %d is replaced.", unique, pid)
+                if job.slot in process.slots and not process.overdue:
+                    process.overdue = job.unique
+                    self._ledger.blame(job.unique, timed_out=True)
+                    log.error("%s ran longer than its time limit: its process %d is replaced.", job, pid)
                     os.kill(pid, signal.SIGKILL)
 
     def _start_due(self) -> None:
