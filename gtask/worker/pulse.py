@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Final
 
-HEARTBEAT: Final = 1.5
+HEARTBEAT: Final = 1.0
 """Seconds of silence before a job server is asked for a sign of life.
 
 A dead link is found after two of them and a third of one, and then connected anew: within 5 seconds with room to spare.
