@@ -106,10 +106,10 @@ class AdminClient(_Talk):
     """Asks and orders one job server in the text protocol, from any number of threads.
 
     `server` is its address, as `gtask.types.parse_server` takes it; it has `timeout` seconds for each command, and
-    `connect_timeout` for the connection, which is protected as `tls` says when the address is `gearmans://`. Each
-    method raises `ServerError` when the server refuses, `ConnectFailed`, `ConnectionLost` or `RequestTimeout` when it
-    cannot be reached or does not answer, `RemoteProtocolError` when it is no job server, and `LocalProtocolError` for
-    names that cannot be sent. Protocol reference, section 17.
+    `connect_timeout` for the connection, which is protected as `tls` says when the address is `gearmans://`, and which
+    `connect` makes. Each method raises `ServerError` when the server refuses, `ConnectFailed`, `ConnectionLost` or
+    `RequestTimeout` when it cannot be reached or does not answer, `RemoteProtocolError` when it is no job server, and
+    `LocalProtocolError` for names that cannot be sent. Protocol reference, section 17.
     """
 
     def __init__(
@@ -119,8 +119,10 @@ class AdminClient(_Talk):
         timeout: float = REQUEST_TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
         tls: TLS | None = None,
+        connect: blocking.Connect = blocking.connect,
     ) -> None:
         super().__init__(server, timeout, connect_timeout, tls)
+        self._connect = connect
         self._lock = threading.Lock()
         self._stream: blocking.Connection | None = None
 
@@ -161,7 +163,7 @@ class AdminClient(_Talk):
         try:
             stream = self._stream
             if stream is None:
-                stream = self._stream = blocking.connect(self.server, self._connect_timeout, self._tls)
+                stream = self._stream = self._connect(self.server, self._connect_timeout, self._tls)
             stream.send(data, deadline)
             answers: Answers = []
             while reader.waiting:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gtask.errors import ConfigurationError, ResultError
-from gtask.results import GearmanStore, service
+from gtask.results import GearmanStore, desk, service
 from gtask.results.service import ResultsService, run_service
 from gtask.results.wire import PUT, WAIT
 from gtask.server import JobServer
@@ -73,7 +73,7 @@ def test_a_file_that_cannot_be_written_for_a_while(
 ) -> None:
     """Outcomes stay with the job server until they are written; the service goes on answering."""
     monkeypatch.setattr(service, "BUSY", 0.05)
-    monkeypatch.setattr(service, "RETRY_PAUSE", 0.05)
+    monkeypatch.setattr(desk, "RETRY_PAUSE", 0.05)
     records = [Record(new_id(), State.SUCCESS, b"x") for _ in range(200)]
     path = tmp_path / "results.db"
     with serving(gtask_server.url, path) as running:
