@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from anyio.lowlevel import RunVar
@@ -64,7 +65,9 @@ class Sender:
         else:
             plan = make_plan(self._app, steps)
         with ExitStack() as hooks:
-            self.client.submit(self._app.publisher.enter(plan.sending, hooks))
+            submission = self._app.publisher.enter(plan.sending, hooks)
+            # Calls that share a run meet on one of several job servers, where they coalesce.
+            self.client.submit(submission if key is None else replace(submission, coalesce=True))
         return plan.handle
 
     def send_group(self, members: Sequence[Sequence[Signature[Any]]]) -> GroupResult[Any]:
@@ -221,7 +224,8 @@ class AsyncSender:
         else:
             plan = make_plan(self._app, steps)
         with ExitStack() as hooks:
-            await self.client.submit(self._app.publisher.enter(plan.sending, hooks))
+            submission = self._app.publisher.enter(plan.sending, hooks)
+            await self.client.submit(submission if key is None else replace(submission, coalesce=True))
         return plan.handle
 
     async def send_group(self, members: Sequence[Sequence[Signature[Any]]]) -> GroupResult[Any]:
