@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from random import Random
+
 from gtask.protocol import encode_response
 from gtask.protocol.packets import PacketType
-from gtask.types import Priority, Submission
+from gtask.types import Priority, Server, Submission
 from gtask.worker.core import CoreOptions
 from gtask.worker.endings import PATIENCE
 from gtask.worker.job import Carried, End, Ending
-from gtask.worker.link import TURN, Link
+from gtask.worker.link import MAX_BACKOFF, TURN, Lane, Link
 from gtask.worker.pulse import HEARTBEAT
 from gtask.worker.pulse import PATIENCE as PULSE_PATIENCE
 from tests.worker.bench import Bench
@@ -178,7 +181,19 @@ def test_reconnecting_waits_longer_after_each_failure_up_to_a_bound() -> None:
         bench.now = link.connect_at
     assert waits == sorted(waits)
     assert waits[0] < 0.2
-    assert waits[-1] <= 15.0
+    assert waits[-1] <= MAX_BACKOFF
+
+
+def test_workers_that_lost_the_same_job_server_do_not_come_back_all_at_once() -> None:
+    drawn = Random(1)
+    links = [Link(Server("127.0.0.1", 4730), drawn.random, Lane(("f",)), HEARTBEAT) for _ in range(100)]
+    for link in links:
+        link.failures = 20
+        link.closed(0.0)
+    waits = sorted(link.connect_at for link in links)
+    assert MAX_BACKOFF / 2 <= waits[0]
+    assert waits[-1] <= MAX_BACKOFF
+    assert max(later - earlier for earlier, later in pairwise(waits)) < MAX_BACKOFF / 10
 
 
 def _silence(bench: Bench) -> Link:
