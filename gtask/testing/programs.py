@@ -121,12 +121,15 @@ class Output:
 
     def close(self) -> None:
         """Ends the reading, also when a stray process still holds the stream; what was read stays readable."""
+        if self._stop_write < 0:
+            return  # by now these numbers may be somebody else's
         if self._thread.is_alive():
             os.write(self._stop_write, b"x")
             self._thread.join(10)
         for descriptor in (self._stop_read, self._stop_write):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+        self._stop_read = self._stop_write = -1
         self._stream.close()
 
     def _read(self) -> None:
