@@ -24,15 +24,16 @@ ENCRYPT_SIZE: Final = 128 * 1024
 class Connection:
     """A socket, the peer behind it, its half-read request and its unwritten answers.
 
-    `pending` is how many bytes wait to be written, `received` how many have come, `greeted` whether the peer may be
-    talked to, and `ended` whether it has said that no more will come. `requests` have been read and wait for their
+    `pending` is how many bytes wait to be written, `received` how many have come, `unfinished` how many of them are a
+    request that is not complete, `greeted` whether the peer may be talked to, and `ended` whether it has said that no
+    more will come. `requests` have been read and wait for their
     turn. The rest belongs to `Crowd`: `interest` is what the reactor watches the socket for, `counted` what the
     connection weighs in its sums, `marked_at`, `mark` and `active_at` are its measurement of progress.
     """
 
     __slots__ = (
         "_out", "_sending", "active_at", "closing_at", "counted", "ended", "greeted", "interest", "mark", "marked_at",
-        "peer", "pending", "place", "protocol", "received", "requests", "seen", "socket",
+        "peer", "pending", "place", "protocol", "received", "requests", "seen", "socket", "unfinished",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, peer: Peer, max_body: int) -> None:
@@ -45,6 +46,7 @@ class Connection:
         self.protocol = ServerProtocol(max_body)
         self.pending = 0
         self.received = 0
+        self.unfinished = 0
         self.greeted = True
         self.ended = False
         self.requests: list[Request] = []
@@ -57,11 +59,6 @@ class Connection:
         self._out: list[bytes] = []
         self._sending: memoryview | None = None
 
-    @property
-    def held(self) -> int:
-        """Bytes that are kept for this connection: a request that is not complete, and what was not written yet."""
-        return self.pending + self.protocol.buffered
-
     def read(self) -> list[Request] | None:
         """The requests that one read completes, or None when the peer is gone."""
         try:
@@ -70,8 +67,12 @@ class Connection:
             return []
         except OSError:
             return None
+        if not data:
+            return None
         self.received += len(data)
-        return self.protocol.receive_data(data) if data else None
+        requests = self.protocol.receive_data(data)
+        self.unfinished = self.protocol.buffered
+        return requests
 
     def discard(self) -> bool:
         """Reads and forgets, so that a last answer is not lost to a reset; false when the peer is gone."""
@@ -166,7 +167,11 @@ class TLSConnection(Connection):
             self.ended = True
         except ssl.SSLWantReadError:
             pass
-        return self.protocol.receive_data(b"".join(pieces)) if pieces else []
+        if not pieces:
+            return []
+        requests = self.protocol.receive_data(b"".join(pieces))
+        self.unfinished = self.protocol.buffered
+        return requests
 
     def flush(self) -> bool:
         """Encrypts and writes what the socket takes; false when the peer is gone."""

@@ -8,6 +8,7 @@ jobs and functions may take is bounded in the engine (`gtask.server.state.Settin
 from __future__ import annotations
 
 import logging
+import math
 import selectors
 import socket
 import ssl
@@ -79,7 +80,10 @@ class Crowd:
         self._selector = selector
         self._closing: dict[Connection, None] = {}
         self._places: Counter[str] = Counter()
-        self._buffered = 0
+        self.buffered = 0
+        """Bytes of unfinished requests and unread answers of all members together."""
+        self.tidy_at = math.inf
+        """When `tidy` has something to do."""
         self._step = min(SWEEP, bounds.stall / 4, (bounds.idle or SWEEP * 4) / 4)
         self._sweep_at = 0.0
         self._lines = 0
@@ -116,6 +120,7 @@ class Crowd:
         connection.active_at = connection.marked_at = now
         if not self.members:
             self._sweep_at = now + self._step
+            self.tidy_at = min(self.tidy_at, self._sweep_at)
         self.members[peer] = connection
         self._engine.connected(peer, now)
         self.watch(connection)
@@ -126,9 +131,9 @@ class Crowd:
     def watch(self, connection: Connection) -> None:
         """Asks the selector for what the connection needs: to be written to, and, if it reads, to be read from."""
         pending = connection.pending
-        held = pending + connection.protocol.buffered
+        held = pending + connection.unfinished
         if held != connection.counted:
-            self._buffered += held - connection.counted
+            self.buffered += held - connection.counted
             connection.counted = held
         interest = 0
         if pending < PAUSE_AT:
@@ -173,6 +178,7 @@ class Crowd:
         self._leave(connection)
         connection.closing_at = now + LINGER
         self._closing[connection] = None
+        self.tidy_at = min(self.tidy_at, connection.closing_at)
         if connection.interest:
             self._selector.modify(connection.socket, _READ, connection)
         else:
@@ -193,7 +199,7 @@ class Crowd:
     def _leave(self, connection: Connection) -> None:
         del self.members[connection.peer]
         self.again.pop(connection, None)
-        self._buffered -= connection.counted
+        self.buffered -= connection.counted
         connection.counted = 0
         place = connection.place
         if place is not None:
@@ -225,13 +231,6 @@ class Crowd:
 
     # --- bounds ----------------------------------------------------------------------------------------------
 
-    def deadline(self) -> float | None:
-        """When `tidy` has something to do."""
-        closing = next(iter(self._closing)).closing_at if self._closing else None
-        if not self.members:
-            return closing
-        return self._sweep_at if closing is None else min(closing, self._sweep_at)
-
     def tidy(self, now: float) -> list[Effect]:
         """Drops what has lingered, and sends away whom time has run out for."""
         while self._closing:
@@ -248,6 +247,9 @@ class Crowd:
                 elif self._is_idle(connection, now):
                     log.info("%s held nothing and said nothing; it was closed.", connection.peer.address)
                     effects += self.hang_up(connection, now)
+        self.tidy_at = self._sweep_at if self.members else math.inf
+        if self._closing:
+            self.tidy_at = min(self.tidy_at, next(iter(self._closing)).closing_at or now)
         return effects
 
     def _offence(self, connection: Connection, now: float) -> str:
@@ -259,7 +261,7 @@ class Crowd:
         if not connection.greeted:
             # From its arrival on: a handshake is short, however slowly it comes.
             return f"The TLS handshake took more than {stall:g} s." if now - connection.marked_at >= stall else ""
-        buffered = connection.protocol.buffered
+        buffered = connection.unfinished
         if not buffered:
             connection.mark = 0
         elif not connection.mark:
@@ -280,7 +282,7 @@ class Crowd:
     def relieve(self, now: float) -> list[Effect]:
         """Sends away those who hold most, until what all hold together is within bounds."""
         effects: list[Effect] = []
-        while self._buffered > self._bounds.buffers and (worst := self._worst()) is not None:
+        while self.buffered > self._bounds.buffers and (worst := self._worst()) is not None:
             held, address = worst.counted, worst.peer.address
             self.complain(
                 now,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import selectors
 import socket
@@ -267,9 +268,10 @@ class JobServer:
         now = self._now()
         effects: list[Effect] = []
         reads = 0
-        for connection in crowd.take_again():
-            effects += self._receive(crowd, connection, now)
-            reads += 1
+        if crowd.again:
+            for connection in crowd.take_again():
+                effects += self._receive(crowd, connection, now)
+                reads += 1
         for key, mask in events:
             connection = key.data
             if connection is None:
@@ -295,20 +297,24 @@ class JobServer:
         if deadline is not None and deadline <= now:
             effects += self._engine.tick(now)
         self._settle(crowd, effects, now)
-        deadline = crowd.deadline()
-        if deadline is not None and deadline <= now:
+        if crowd.tidy_at <= now:
             self._settle(crowd, crowd.tidy(now), now)
-        if self._door is not None:
+        if self._door is not None and self._door.open_at is not None:
             self._door.reopen(crowd, now)
 
     def _timeout(self, crowd: Crowd) -> float | None:
         if crowd.again:
             return 0.0
-        opens = self._door.open_at if self._door is not None else None
-        deadlines = [self._engine.next_deadline(), crowd.deadline(), opens, self._stop_at]
-        first = min((deadline for deadline in deadlines if deadline is not None), default=None)
+        first = crowd.tidy_at
+        deadline = self._engine.next_deadline()
+        if deadline is not None and deadline < first:
+            first = deadline
+        if self._stop_at is not None:
+            first = min(first, self._stop_at)
+        if self._door is not None and self._door.open_at is not None:
+            first = min(first, self._door.open_at)
         # Bounded, so that a step of the wall clock is noticed by the epoch jobs.
-        return None if first is None else min(max(0.0, first - time.monotonic()), 60.0)
+        return None if first == math.inf else min(max(0.0, first - time.monotonic()), 60.0)
 
     def _receive(self, crowd: Crowd, connection: Connection, now: float) -> list[Effect]:
         """Handles what has come from a peer, or what is left of it: one turn, for others wait for theirs."""
@@ -329,13 +335,19 @@ class JobServer:
                 return crowd.lost(connection, now)
             if handled < len(requests):
                 connection.requests = requests[handled:]
-        crowd.watch(connection)
+        if (
+            connection.unfinished != connection.counted
+            or connection.interest != _READ
+            or connection.requests
+            or connection.ended
+        ):
+            crowd.watch(connection)
         return effects
 
     def _settle(self, crowd: Crowd, effects: list[Effect], now: float) -> None:
         while effects:
             effects = self._perform(crowd, effects, now)
-        while effects := crowd.relieve(now):
+        while crowd.buffered > self._bounds.buffers and (effects := crowd.relieve(now)):
             while effects:
                 effects = self._perform(crowd, effects, now)
 
