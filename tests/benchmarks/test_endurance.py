@@ -26,7 +26,9 @@ def test_every_kind_of_fault_once(server: str, tmp_path: Path) -> None:
     outcome = soak.soak(server, len(EPISODES) + 1, SEED, tmp_path, quiet=True)
     assert set(outcome.episodes) == set(EPISODES)
     assert outcome.accepted > len(EPISODES)
-    assert not (outcome.lost or outcome.hung or outcome.results_missing), soak.report(outcome)
+    assert not outcome.lost, soak.report(outcome)
+    assert not outcome.hung, soak.report(outcome)
+    assert not outcome.results_missing, soak.report(outcome)
     assert len(outcome.late) <= 2, soak.report(outcome)
     assert f"{server}: {len(EPISODES) + 1} episodes" in soak.report(outcome)
 
