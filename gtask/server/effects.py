@@ -8,11 +8,15 @@ from gtask.server.jobs import Job, Peer
 
 
 class Send(NamedTuple):
-    """Bytes for a peer. `job` is the stored job that they speak of, where they must not leave before it is stored."""
+    """Bytes for a peer. `job` is the stored job that they speak of, where they must not leave before it is stored.
+
+    `durable` says that they promise it to be stored, to somebody who joined a job that was there.
+    """
 
     peer: Peer
     data: bytes
     job: Job | None = None
+    durable: bool = False
 
 
 class Persist(NamedTuple):

@@ -224,16 +224,13 @@ class Engine:
         state.now = now
         refused = set(failed)
         rewritten: list[Effect] = []
-        reverted: Job | None = None
         new = {effect.job for effect in effects if type(effect) is Persist and not effect.upgrade} & refused
         for effect in effects:
-            if type(effect) is Persist and effect.job in refused:
-                reverted = effect.job if effect.upgrade else None
-            elif type(effect) is Forget and effect.job in new:
-                pass
-            elif type(effect) is Send and effect.job is not None and (effect.job in new or effect.job is reverted):
+            if (type(effect) is Persist and effect.job in refused) or (type(effect) is Forget and effect.job in new):
+                continue
+            if type(effect) is Send and (effect.job in new or (effect.durable and effect.job in refused)):
+                # Whoever waits in the foreground for a job that was there before goes on waiting for it.
                 rewritten.append(Send(effect.peer, _refusal(effect.data)))
-                reverted = None
             else:
                 rewritten.append(effect)
         for job in refused:

@@ -124,7 +124,7 @@ def join(state: State, peer: Peer, job: Job, background: bool) -> None:
         if not job.unique or job.unique == DASH:
             job.key = make_key(job)
         state.effects.append(Persist(job, upgrade=True))
-    state.effects.append(Send(peer, answers.created(job.handle), job if job.background else None))
+    state.effects.append(Send(peer, answers.created(job.handle), job if job.background else None, background))
 
 
 # --- one function for each packet ----------------------------------------------------------------------------

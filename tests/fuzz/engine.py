@@ -122,7 +122,8 @@ class Rig:
             elif isinstance(effect, Forget):
                 self.stored.discard(effect.job)
             elif isinstance(effect, Send):
-                assert effect.job is None or effect.job in self.stored or effect.job.state == ENDED
+                job = effect.job
+                assert job is None or job in self.stored or job.state == ENDED or not (job.background or effect.durable)
                 self.check_packet(effect)
             else:
                 assert isinstance(effect, Close)

@@ -223,6 +223,24 @@ def test_a_foreground_job_that_could_not_be_made_durable_stays_what_it_was() -> 
     assert bench.engine.queued == 0
 
 
+def test_everybody_who_wanted_it_durable_is_told_and_nobody_else() -> None:
+    """Whoever asked for it in the background, all in one round; whoever waits for it goes on waiting."""
+    bench = Bench()
+    a, b, c = bench.peer(), bench.peer(), bench.peer()
+    (handle,) = (effect.data for effect in bench.submit(a, b"key", type=T.SUBMIT_JOB) if isinstance(effect, Send))
+    effects = [
+        *bench.submit(b, b"key"),
+        *bench.submit(b, b"key", type=T.SUBMIT_JOB),
+        *bench.submit(c, b"key"),
+    ]
+    found = [
+        (effect.peer, effect.data)
+        for effect in bench.engine.refused(effects, persisted(effects), bench.now)
+        if isinstance(effect, Send)
+    ]
+    assert found == [(b, answers.QUEUE_ERROR), (b, handle), (c, answers.QUEUE_ERROR)]
+
+
 def test_a_foreground_job_whose_caller_left_in_that_round_is_dropped() -> None:
     bench = Bench()
     a, b = bench.peer(), bench.peer()
