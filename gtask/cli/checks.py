@@ -364,10 +364,11 @@ def _results(facts: Facts) -> Iterator[Finding]:
             "Run `gtask results --db results.db`, or one worker with --with-results results.db.",
         )
     elif count > 1:
-        yield warning(
+        yield serious(
             "results",
-            f"{count} results services are connected, and a result is known only to the one that got it.",
-            "Keep one for each job server.",
+            f"{count} results services serve at once: a result is known only to the one that got it, so get() times "
+            "out for the others and chords never finish.",
+            "Keep one for each job server, all of this release of gtask: then a second one stands by.",
         )
 
 

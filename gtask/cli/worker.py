@@ -74,7 +74,8 @@ USAGE: Final = 2
     "--with-results",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Run a results service as well, with its results in this SQLite file. One for each job server is enough.",
+    help="Run a results service as well, with its results in this SQLite file: where none runs yet, so it is not "
+    "needed beside `gtask server`. A second one stands by.",
 )
 @click.option("-n", "--name", default="", metavar="NAME", help="What job servers call it.  [default: the host's name]")
 @click.option(

@@ -315,7 +315,7 @@ def test_a_queue_is_guessed_by_what_it_takes(told: dict[str, Any], queue: str) -
         (Function("gtask.later", 1, 0, 0), "unserved", "1 job of gtask.later is waiting"),
         (Function("gtask.results.put", 2, 0, 0), "unserved", "2 jobs of gtask.results.put"),
         (Function("send.dead", 2, 0, 0), "dead", "2 jobs that failed for good are parked in send.dead"),
-        (Function("gtask.results.wait", 0, 0, 2), "results", "2 results services are connected"),
+        (Function("gtask.results.wait", 0, 0, 2), "results", "2 results services serve at once"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -326,6 +326,13 @@ def test_a_finding_about_a_function(function: Function, code: str, text: str) ->
         found.look.functions = [function]
     (one,) = [finding for finding in diagnose(found, True) if finding.code == code]
     assert text in one.what
+
+
+def test_two_results_services_are_serious() -> None:
+    found = facts()
+    found.look.functions = [Function("gtask.results.wait", 0, 0, 2)]
+    (one,) = [finding for finding in diagnose(found, True) if finding.code == "results"]
+    assert one.severity is Severity.SERIOUS
 
 
 def test_without_a_results_service_only_those_who_need_one_are_told() -> None:

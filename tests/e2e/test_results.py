@@ -94,6 +94,22 @@ def test_a_worker_carries_the_service_along(bare: JobServerProgram, tmp_path: Pa
         assert program.wait(LIMIT) == 0
 
 
+def test_beside_a_service_a_workers_own_stands_by(bare: JobServerProgram, tmp_path: Path) -> None:
+    """Two that serve would split the results: calls would time out, and chords never finish."""
+    option = f"--with-results={tmp_path / 'second.db'}"
+    with make(bare.url) as app, results_service(bare.url, tmp_path / "results.db") as service:
+        wait_until(lambda: "gtask.results.wait" in str(bare.admin("workers")), LIMIT, "the service")
+        with worker("tests.e2e.tasks:app", option, cwd=ROOT, servers=bare.url) as program:
+            program.wait_for_line("Another results service serves .*; this one stands by until that ends", LIMIT)
+            results = [app.tasks["add"].delay(n) for n in range(30)]
+            assert [result.get(timeout=LIMIT) for result in results] == list(range(30))
+            assert chord([app.tasks["add"].s(n) for n in range(5)], app.tasks["total"]).delay().get(timeout=LIMIT) == 10
+            service.kill()
+            program.wait_for_line("No other results service serves any more", LIMIT)
+            wait_until(lambda: "gtask.results.wait" in str(bare.admin("workers")), LIMIT, "the service of the worker")
+            assert app.tasks["add"].delay(1, 2).get(timeout=LIMIT) == 3
+
+
 def test_any_process_reads_a_result_by_its_id(staffed: Staffed) -> None:
     result = staffed.app.tasks["add"].delay(1, 2)
     with App("other", staffed.house.server.url) as other:
