@@ -131,13 +131,22 @@ def test_stall_holds_bytes_back_until_healed(proxy: FaultProxy, target: socket.s
             assert read(near, 4) == b"down"
 
 
+def fill(sender: socket.socket) -> None:
+    for _ in range(100_000):
+        sender.send(bytes(65536))
+
+
+def drain(receiver: socket.socket) -> None:
+    while receiver.recv(100):
+        pass
+
+
 def test_a_stalled_sender_is_made_to_wait(proxy: FaultProxy, target: socket.socket) -> None:
     proxy.stall()
     with connected(proxy, target) as (near, _):
         near.setblocking(False)
         with pytest.raises(BlockingIOError):
-            for _ in range(100_000):
-                near.send(bytes(65536))
+            fill(near)
 
 
 def test_half_open_is_silent_for_both_and_reset_at_the_end(proxy: FaultProxy, target: socket.socket) -> None:
@@ -203,8 +212,7 @@ def test_limit_cuts_in_the_middle(proxy: FaultProxy, target: socket.socket, rese
         near.sendall(b"1234567890")
         if reset:
             with pytest.raises(ConnectionResetError):
-                while near.recv(100):
-                    pass
+                drain(near)
         else:
             assert read(far, 100) == b"12345"
             assert near.recv(1) == b""
@@ -245,5 +253,5 @@ def test_closing_ends_everything_and_may_be_repeated(target: socket.socket) -> N
     proxy.heal()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((proxy.host, proxy.port), PATIENCE)
-    with pytest.raises(TimeoutError, match="0 of 1|1 of 2"):
+    with pytest.raises(TimeoutError, match=r"0 of 1|1 of 2"):
         proxy.wait_for_connections(2, 0.01)

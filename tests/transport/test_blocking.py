@@ -244,9 +244,7 @@ def test_a_certificate_for_another_name_is_not_accepted(certificates: Certificat
     with Listener(context=certificates.for_server(certificates.elsewhere).context()) as listener:
         connect(listener.server, PATIENCE, TLS(certificates.ca, server_hostname="jobs.example")).close()
         for tls in (trusting, TLS(certificates.ca, server_hostname="evil.example")):
-            with pytest.raises(
-                ConnectFailed, match=r"is not accepted \(.*(evil\.example|127\.0\.0\.1)"
-            ):
+            with pytest.raises(ConnectFailed, match=r"is not accepted \(.*(evil\.example|127\.0\.0\.1)"):
                 connect(listener.server, PATIENCE, tls)
 
 
