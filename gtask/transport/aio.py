@@ -10,7 +10,7 @@ import math
 import socket
 import ssl
 import time
-from typing import Any, Final
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -22,8 +22,6 @@ from gtask.transport.tls import TLS
 from gtask.types import Server
 
 __all__ = ["Connection", "connect"]
-
-_LOOK_AGAIN: Final = 0.01
 
 
 class Connection(Stream):
@@ -57,21 +55,12 @@ class Connection(Stream):
 
     async def wait_readable(self, deadline: float | None = None) -> bool:
         """Waits until there is something to receive, or the connection ended; False when `deadline` passed first."""
-        wait = self._wait_for_keys if self.reads_by_writing else anyio.wait_readable
         if deadline is None:
-            await wait(self._fileno)
+            await anyio.wait_readable(self._fileno)
             return True
         with anyio.move_on_after(deadline - time.monotonic()) as scope:
-            await wait(self._fileno)
+            await anyio.wait_readable(self._fileno)
         return not scope.cancelled_caught
-
-    async def _wait_for_keys(self, fileno: int) -> None:
-        """Waits until the socket takes the answer to a request for new keys (`reads_by_writing`)."""
-        try:
-            await anyio.wait_writable(fileno)
-        except anyio.BusyResourceError:
-            # Another task waits for the same, and an event loop takes one only; rare enough to look again.
-            await anyio.sleep(_LOOK_AGAIN)
 
     async def wait_writable(self, deadline: float | None = None) -> bool:
         """Waits until something can be sent, or the connection ended; False when `deadline` passed first."""
@@ -95,8 +84,7 @@ class Connection(Stream):
 
         with anyio.move_on_after(left):
             async with anyio.create_task_group() as group:
-                if not self.reads_by_writing:
-                    group.start_soon(one, anyio.wait_readable, group)
+                group.start_soon(one, anyio.wait_readable, group)
                 group.start_soon(one, anyio.wait_writable, group)
         return happened
 

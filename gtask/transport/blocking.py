@@ -67,8 +67,6 @@ class Connection(Stream):
 
         Only one thread at a time may wait in here; use `wait` beside it.
         """
-        if self.reads_by_writing:
-            return self.wait(deadline)
         while True:
             left = None if deadline is None else deadline - time.monotonic()
             if self._poll.poll(_milliseconds(left)):
@@ -82,10 +80,7 @@ class Connection(Stream):
 
     def wait(self, deadline: float | None, reading: bool = True, writing: bool = False) -> bool:
         """Waits for either direction, or the end of the connection; False when `deadline` passed first."""
-        mask = (_READ if reading else 0) | (_WRITE if writing else 0)
-        if reading and self.reads_by_writing:
-            mask = _WRITE
-        return _wait(self._fileno, mask, deadline)
+        return _wait(self._fileno, (_READ if reading else 0) | (_WRITE if writing else 0), deadline)
 
 
 Connect = Callable[[Server, float, TLS | None], Connection]

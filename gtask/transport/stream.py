@@ -32,16 +32,13 @@ class Connection:
     by two threads at once; waiting for it in one while another uses it is fine.
     """
 
-    __slots__ = ("_fileno", "_socket", "_tls", "reads_by_writing", "server")
+    __slots__ = ("_fileno", "_socket", "_tls", "server")
 
     def __init__(self, sock: socket.socket, server: Server) -> None:
         self._socket = sock
         self._tls = isinstance(sock, ssl.SSLSocket)
         self._fileno = sock.fileno()
         self.server = server
-        # TLS 1.3 lets the other side ask for new keys: the answer to that may not fit into the socket, and nothing is
-        # received until it does. Who waits for this connection then waits until it can be written to.
-        self.reads_by_writing = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.server} {'closed' if self.closed else 'open'}>"
@@ -102,7 +99,6 @@ class Connection:
         assert isinstance(sock, ssl.SSLSocket)
         pieces: list[bytes] = []
         total = 0
-        self.reads_by_writing = False
         try:
             while total < _TLS_RECV or sock.pending():
                 piece = sock.recv(RECV_SIZE)
@@ -110,8 +106,7 @@ class Connection:
                     break
                 pieces.append(piece)
                 total += len(piece)
-        except _AGAIN as why:
-            self.reads_by_writing = isinstance(why, ssl.SSLWantWriteError)
+        except _AGAIN:
             if not pieces:
                 return None
         except OSError as error:

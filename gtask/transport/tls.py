@@ -59,7 +59,8 @@ def _context(tls: TLS) -> ssl.SSLContext:
 def make_context(purpose: ssl.Purpose, cafile: str | None, certfile: str | None, keyfile: str | None) -> ssl.SSLContext:
     """A context of Python's defaults, TLS 1.2 or newer; raises `ConfigurationError` when a file cannot be used.
 
-    Renegotiation is refused: TLS 1.3 has none, and with it a write could have to wait for a read.
+    Renegotiation is refused, which TLS 1.3 does not have any more: with it a read might have to wait for a write and
+    the other way round, and so would whoever waits for the socket.
     """
     try:
         context = ssl.create_default_context(purpose, cafile=cafile)

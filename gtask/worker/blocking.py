@@ -232,14 +232,10 @@ class BlockingDriver:
             if call is not None:
                 call()
         else:
-            connection = self._connections.get(link)
-            for_keys = connection is not None and connection.reads_by_writing
-            if events & selectors.EVENT_READ or for_keys:
+            if events & selectors.EVENT_READ:
                 self._read(link)
             if events & selectors.EVENT_WRITE and link in self._connections:
                 self._send(link)
-            if connection is not None and (for_keys or connection.reads_by_writing) and not connection.closed:
-                self._watch(link, connection)
 
     def _read(self, link: Link) -> None:
         connection = self._connections.get(link)
@@ -282,20 +278,14 @@ class BlockingDriver:
             log.log(self._news[1], "%s: %s", link.server, error)
             self._drop(link, time.monotonic())
             return
-        if sent < len(data):
+        blocked = sent < len(data)
+        if blocked:
             self._unsent[link] = data[sent:]
-        self._watch(link, connection)
-
-    def _watch(self, link: Link, connection: Connection) -> None:
-        """Has the selector wait for what the connection waits for."""
-        for_keys = connection.reads_by_writing
-        mask = 0 if for_keys else selectors.EVENT_READ
-        if for_keys or link in self._unsent:
-            mask |= selectors.EVENT_WRITE
+        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if blocked else 0)
         key = self._selector.get_key(connection)
         if key.events != mask:
             self._selector.modify(connection, mask, link)
-            if mask & selectors.EVENT_WRITE and self._waiting:
+            if blocked and self._waiting:
                 self.wake()
 
     # --- connections -----------------------------------------------------------------------------------------
