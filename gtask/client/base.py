@@ -33,6 +33,9 @@ MAX_LOSSES: Final = 25
 SILENCE: Final = 15.0
 """Seconds without a byte after which whoever waits for a foreground job asks its job server for a sign of life."""
 
+DOUBT: Final = 0.9
+"""Seconds after which a call that gives up on a connection that has said nothing since leaves no other call to it."""
+
 WINDOW_JOBS: Final = 1000
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """Requests, and bytes of workload, that a bulk call has under way at once."""

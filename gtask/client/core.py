@@ -258,10 +258,12 @@ class Core:
         """The caller waits no more, whatever the reason."""
         link = pending.link
         link.live -= 1
+        # Nothing at all has come since this was sent: dead, or slow. A new connection costs little, finding out much.
+        doubtful = not pending.answered and link.used < pending.since <= monotonic() - base.DOUBT
         pending.give_up()
         if link.retired and link.live <= 0:
             self.end(link, ConnectionLost("This connection has served its time."))
-        elif link.abandoned >= MAX_ABANDONED and not link.retired:
+        elif (doubtful or link.abandoned >= MAX_ABANDONED) and not link.retired and link.error is None:
             link.retired = True
             if self.links.get(link.server) is link:
                 del self.links[link.server]

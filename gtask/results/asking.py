@@ -182,6 +182,7 @@ class Asking:
 
     def _ask(self, ask: Ask | Claim, deadline: float) -> Flow[Answer | None]:
         """Asks until there is an answer; None when the time is over and a service is there."""
+        again = False
         while True:
             left = max(0.0, deadline - self._now())
             if isinstance(ask, Claim):
@@ -198,9 +199,11 @@ class Asking:
                 self._judge(serving)
                 if self._now() >= deadline:
                     return None
-                if serving and len(serving) < len(self._where or self._servers):
-                    # Not everywhere: the question may be waiting where nobody will take it.
+                if serving and (not again or len(serving) < len(self._where or self._servers)):
+                    # Not everywhere: the question may be waiting where nobody will take it. Everywhere: it may have
+                    # gone out over a connection that is dead, so it is asked once more, over another one.
                     self._where = serving
+                    again = True
                     break
                 heard = yield More(max(0.01, min(look, deadline - self._now())))
                 look = min(look * 2, MAX_LOOK)

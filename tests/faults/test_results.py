@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fleet import results_service
+from gtask import App
 from gtask.errors import NetworkError, ResultError
 from gtask.testing import FaultProxy, JobServerProgram, gearmand, job_server, wait_until
 from gtask.testing.requirements import require
@@ -79,3 +80,16 @@ def test_a_wait_ends_in_time_and_the_result_is_there_afterwards(
     proxy.heal()
     with recording_worker([server.server], tmp_path):
         assert ended_within(30.0, lambda: result.get(timeout=BOUND)).value == "number"
+
+
+def test_a_result_that_is_there_is_had_at_once_though_the_connection_is_dead(
+    server: JobServerProgram, proxy: FaultProxy, tasks: Recorded, tmp_path: Path
+) -> None:
+    """With the usual patience of ten seconds for a request: the question is asked again over another connection."""
+    caller = App("caller", proxy.url)
+    with caller, recording_worker([server.server], tmp_path):
+        result = tasks.record.delay("number", 0.0)
+        result.get(timeout=30.0)
+        assert caller.AsyncResult(result.id).get(timeout=30.0) == "number"
+        proxy.half_open()
+        assert ended_within(BOUND, lambda: caller.AsyncResult(result.id).get(timeout=30.0)).value == "number"
