@@ -275,7 +275,8 @@ class Runner:
         ttl = self.app.settings.result_expires
         carried = [store.carry(record, ttl) for record in context.records]
         carried += [store.carry_join(join, ttl) for join in context.joins]
-        return Carried(carried[0].function, tuple(carriage.item for carriage in carried))
+        final = all(record.ready for record in context.records)
+        return Carried(carried[0].function, tuple(carriage.item for carriage in carried), final)
 
     def _keeps_here(self, context: TaskContext) -> bool:
         """Whether this process writes to the store itself: nothing of it travels with a job."""

@@ -94,7 +94,7 @@ class WorkerCore:
     @property
     def idle(self) -> bool:
         """Whether no job is held: what a drain waits for."""
-        return not (self.backlog or self.running or self._put_off or self.endings.open)
+        return not (self.backlog or self.running or self._put_off or self.endings.open or self.endings.orphans)
 
     @property
     def takes(self) -> bool:
@@ -191,10 +191,10 @@ class WorkerCore:
         self.running.discard(job)
         if job.started:
             self.load.measured(job.function, now - job.started)
-        if job.lost:
-            log.warning("%s[%s] ended after its connection: the job server has it run again.", job.function, job.unique)
-            return
         self.endings.now = now
+        if job.lost:
+            self.endings.ended_late(job, ending)
+            return
         self.endings.begin(job, ending)
 
     def put_off(self, job: Job, until: float) -> bool:
@@ -222,6 +222,7 @@ class WorkerCore:
     def pump(self, now: float) -> None:
         """Carries on with everything that can go on: due retries, endings, grabs, heartbeats."""
         self.endings.now = now
+        self.endings.orphans.expire(now)
         while self._put_off and self._put_off[0][0] <= now:
             job = heapq.heappop(self._put_off)[2]
             self.load.queued(job)
@@ -294,7 +295,7 @@ class WorkerCore:
         due = now + MAX_IDLE
         if self._put_off:
             due = min(due, self._put_off[0][0])
-        due = min(due, self.endings.retry_at)
+        due = min(due, self.endings.retry_at, self.endings.orphans.due(now))
         for link in self.links:
             if link.protocol is None:
                 if not link.connecting:

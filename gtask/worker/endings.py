@@ -24,8 +24,9 @@ from typing import Final
 from gtask.errors import LocalProtocolError, QueueFull
 from gtask.protocol import Event, JobCreated, Refused
 from gtask.types import Submission
-from gtask.worker.job import End, Ending, Job
+from gtask.worker.job import Carried, End, Ending, Job
 from gtask.worker.link import Link
+from gtask.worker.orphans import Orphans
 
 log = logging.getLogger("gtask.worker")
 
@@ -86,7 +87,8 @@ class Endings:
         """Links whose connection the driver is to close: their job server goes on refusing."""
         self._pack = pack
         self._new_unique = new_unique
-        self._open: set[Job] = set()
+        self.orphans = Orphans(pack, new_unique)
+        self._open: dict[Job, Carried | None] = {}
         self._again: list[tuple[float, _Step]] = []
 
     @property
@@ -104,7 +106,7 @@ class Endings:
         if ending.carried is None and not ending.submissions and not ending.optional:
             self._end(job, ending)
             return
-        self._open.add(job)
+        self._open[job] = ending.carried
         if ending.carried is not None and ending.carried.items:
             job.link.batches.setdefault(ending.carried.function, deque()).append((job, ending))
         else:
@@ -112,6 +114,7 @@ class Endings:
 
     def flush(self, link: Link) -> None:
         """Sends what has gathered over a link, one carrying job for each function at a time."""
+        self.orphans.flush(link, self.now)
         if self._again and self.retry_at <= self.now:
             due = [step for when, step in self._again if when <= self.now]
             self._again = [entry for entry in self._again if entry[0] > self.now]
@@ -125,23 +128,39 @@ class Endings:
                 self._submit(_Step(self, link, submission, jobs, carries=True))
 
     def lost(self, link: Link) -> None:
-        """Forgets the endings of a connection that is gone: its jobs will be run again."""
+        """Lets go of the endings of a connection that is gone, but for the results that are not handed over yet."""
         dropped = [job for job in self._open if job.link is link]
+        for job in dropped:
+            carried = self._open.pop(job)
+            if carried is not None:
+                self.orphans.add(carried, self.now)
         if dropped:
             log.warning(
-                "%s: %d jobs had run but were not ended yet; the job server has them run again.",
+                "%s: the connection ended before %d jobs that had run. Their results are handed over all the same; the "
+                "job server may have them run again if it keeps its queue.",
                 link.server,
                 len(dropped),
             )
-        self._open.difference_update(dropped)
         self._again = [entry for entry in self._again if entry[1].link is not link]
         self.give_up.discard(link)
+
+    def ended_late(self, job: Job, ending: Ending) -> None:
+        """A job has run whose connection is gone: its result is handed over all the same."""
+        kept = ending.carried is not None and self.orphans.add(ending.carried, self.now)
+        log.warning(
+            "%s[%s] ended after its connection: %sthe job server may have it run again if it keeps its queue.",
+            job.function,
+            job.unique,
+            "its result is handed over all the same, and " if kept else "",
+        )
 
     def confirmed(self, step: _Step) -> None:
         """A step is safe with the job server: takes the next one of each job that waited for it."""
         if step.carries:
             step.link.batches_under_way.discard(step.submission.function)
             for job, ending in step.jobs:
+                if job in self._open:
+                    self._open[job] = None
                 self._follow(job, ending)
             return
         job, ending = step.jobs[0]
@@ -212,7 +231,7 @@ class Endings:
             self._end(job, ending)
 
     def _end(self, job: Job, ending: Ending) -> None:
-        self._open.discard(job)
+        self._open.pop(job, None)
         protocol = job.link.protocol
         if job.lost or protocol is None or protocol.closed or job.handle not in protocol.held:
             return

@@ -60,10 +60,14 @@ class End(Enum):
 
 
 class Carried(NamedTuple):
-    """Bytes that travel with others of their kind in one background job of `function`."""
+    """Bytes that travel with others of their kind in one background job of `function`.
+
+    What is `final` is true whatever becomes of the job: a result, and not the news that it is going to be tried again.
+    """
 
     function: str
     items: tuple[bytes, ...]
+    final: bool = True
 
 
 class Ending(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,25 @@ def test_a_killed_service_comes_back_under_a_waiting_caller(bare: JobServerProgr
         with results_service(bare.url, tmp_path / "results.db"):
             assert result.get(timeout=LIMIT) == int(lines(tmp_path / "a.started")[0])
             assert app.AsyncResult(known.id).get(timeout=LIMIT) == 3
+
+
+@pytest.mark.parametrize("pool", ["prefork", "thread", "async"])
+@pytest.mark.parametrize("kind", ["gtask", "gearmand"])
+def test_a_result_outlives_its_job_in_a_queue_in_memory(tmp_path: Path, kind: str, pool: str) -> None:
+    """The job server forgets the job while it runs, and what it returns is there all the same."""
+    with (
+        job_server() if kind == "gtask" else gearmand() as server,
+        results_service(server.url, tmp_path / "results.db"),
+        make(server.url) as app,
+        worker("tests.e2e.tasks:app", cwd=ROOT, servers=server.url, pool=pool) as program,
+    ):
+        result = app.tasks["gated"].delay(str(tmp_path), "a")
+        wait_until(lambda: lines(tmp_path / "a.started"), LIMIT, "the task's start")
+        server.restart(signal.SIGKILL)
+        (tmp_path / "a.go").touch()
+        program.wait_for_line("results? (is|are) handed over all the same", LIMIT)
+        assert result.get(timeout=LIMIT) == int(lines(tmp_path / "a.started")[0])
+        assert len(lines(tmp_path / "a.started")) == 1
 
 
 @pytest.mark.parametrize("pool", ["prefork", "thread", "async", "solo"])

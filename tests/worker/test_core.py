@@ -157,19 +157,6 @@ def test_a_cut_connection_gives_the_jobs_back_and_is_made_anew() -> None:
     assert seen == {"u0", "u1", "u2", "u3"}
 
 
-def test_an_ending_under_way_is_dropped_with_its_connection() -> None:
-    bench = Bench()
-    bench.connect()
-    bench.submit("f", "u1")
-    job = bench.take()
-    assert job is not None
-    bench.core.finish(job, Ending(carried=Carried("store", (b"x",))), bench.now)
-    assert not bench.core.idle
-    bench.cut(bench.core.links[0])
-    assert bench.core.idle
-    assert bench.status("f") == (1, 0, 0)
-
-
 def test_reconnecting_waits_longer_after_each_failure_up_to_a_bound() -> None:
     bench = Bench()
     link = bench.core.links[0]
