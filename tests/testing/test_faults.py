@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from gtask.testing import FaultProxy, free_port
+from gtask.testing import FaultProxy, free_port, wait_until
 from gtask.types import Server
 
 PATIENCE = 10.0
@@ -183,7 +183,7 @@ def test_split_delivers_every_byte_alone(proxy: FaultProxy, target: socket.socke
     with connected(proxy, target) as (near, far):
         near.sendall(data)
         assert read(far, len(data)) == data
-        assert proxy.sent["up"] == len(data)
+        wait_until(lambda: proxy.sent["up"] == len(data), what="the count of the last byte")
 
 
 def test_delay(proxy: FaultProxy, target: socket.socket) -> None:
