@@ -79,7 +79,8 @@ def unparked(ending: Ending | PutOff) -> Ending:
 
 def work_off(app: App, *submissions: Submission, limit: int = 100) -> list[Ending | PutOff]:
     """Runs jobs, and those that follow from them, until there is none left."""
-    waiting, endings = deque(submissions), []
+    waiting = deque(submissions)
+    endings: list[Ending | PutOff] = []
     while waiting:
         assert len(endings) < limit
         ending = run_one(app, waiting.popleft())

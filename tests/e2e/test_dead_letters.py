@@ -17,7 +17,8 @@ from gtask.client import Client
 from gtask.dead import Parked, Verdict, queues, work_through
 from gtask.errors import TimeLimitExceeded, WorkerLost
 from gtask.testing import JobServerProgram, Program, gearmand, job_server, wait_until, worker
-from gtask.testing.requirements import require
+from gtask.testing.databases import find_database_program, mariadb
+from gtask.testing.requirements import missing, require
 from gtask.types import Submission
 from tests.e2e.conftest import LIMIT, ROOT, results_service
 from tests.e2e.tasks import lines
@@ -62,6 +63,12 @@ def bank(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bank]:
     with ExitStack() as stack:
         if request.param == "gtask":
             server = stack.enter_context(job_server(db=tmp_path / "queue.db"))
+        elif request.param == "mysql":
+            require("gearmand", package="gearman-job-server")
+            if find_database_program("mariadbd") is None:
+                missing("program mariadbd", "apt-get install mariadb-server")
+            queue = stack.enter_context(mariadb()).queue_options()
+            server = stack.enter_context(gearmand(*queue, "--verbose=ERROR"))
         else:
             require("gearmand", package="gearman-job-server")
             queue = ("-q", "libsqlite3", "--libsqlite3-db", str(tmp_path / "queue.db"))
@@ -94,6 +101,7 @@ def test_a_task_that_failed_is_sent_again_and_succeeds(bank: Bank, tmp_path: Pat
     assert bank.look("pay") == []
 
 
+@pytest.mark.parametrize("bank", ["gtask", "gearmand", "mysql"], indirect=True)
 def test_letters_survive_a_restart_of_the_job_server(bank: Bank, tmp_path: Path) -> None:
     for order in range(5):
         bank.send("pay", str(tmp_path), order)
