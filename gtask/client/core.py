@@ -126,6 +126,8 @@ class Core:
             stream.close()
             raise self._closed()
         self.mend()
+        for old in [old for old in self.retired if old.server == server and old.live <= 0]:
+            self.end(old, ConnectionLost("This connection was doubtful, and is replaced."))
         self._refusals.pop(server, None)
         link = self.links[server] = Link(server, stream, self.max_body, self.client_id, monotonic())
         return link
@@ -261,16 +263,14 @@ class Core:
         # Nothing at all has come since this was sent: dead, or slow. A new connection costs little, finding out much.
         doubtful = not pending.answered and link.used < pending.since <= monotonic() - base.DOUBT
         pending.give_up()
-        if link.retired and link.live <= 0:
-            self.end(link, ConnectionLost("This connection has served its time."))
-        elif (doubtful or link.abandoned >= MAX_ABANDONED) and not link.retired and link.error is None:
+        if (doubtful or link.abandoned >= MAX_ABANDONED) and not link.retired and link.error is None:
             link.retired = True
             if self.links.get(link.server) is link:
                 del self.links[link.server]
-            if link.live <= 0:
-                self.end(link, ConnectionLost("This connection has served its time."))
-            else:
-                self.retired.add(link)
+            self.retired.add(link)
+        # A doubtful one is ended by the call that found its server silent (`unanswered`), or by the next connection.
+        if link.retired and link.live <= 0 and not doubtful:
+            self.end(link, ConnectionLost("This connection has served its time."))
 
     def reach(self, trip: Trip) -> Flow[Link]:
         """Finds a connection for a call, makes one if need be, and goes from server to server until one works."""

@@ -188,3 +188,26 @@ def outlasts(job: ForegroundJob, seconds: float) -> bool:
     except ResultTimeout:
         return True
     return False
+
+
+def test_a_connection_that_said_nothing_to_an_impatient_caller_is_left_to_nobody(
+    connect: Faces, server: Server
+) -> None:
+    """The next call has a new one, and does not have to find out the same; there is never more than one too many."""
+    with FaultProxy(server) as proxy:
+        client = connect(proxy.url, request_timeout=30.0)
+        client.echo()
+        for count in range(2, 4):
+            proxy.half_open()
+            ended = ended_within(1.0 + SLACK, lambda: client.call(Submission("reverse", b"", background=False), 1.0))
+            assert isinstance(ended.error, NetworkError | ResultTimeout)
+            assert ended_within(SLACK, client.echo).error is None
+            assert proxy.accepted == count
+
+
+def test_a_server_that_stalls_costs_one_request_timeout(connect: Faces, server: Server) -> None:
+    with FaultProxy(server) as stalling, FaultProxy(server) as well:
+        stalling.stall()
+        client = connect([stalling.url, well.url], request_timeout=1.0)
+        for _ in range(4):  # whichever of the two it prefers
+            assert ended_within(1.0 + SLACK, lambda: client.submit(Submission("reverse", b""), BOUND)).error is None
