@@ -49,6 +49,16 @@ _TLS: Final = 0x16
 _UNUSED: Final = 5
 """The one number below 43 that no packet has; gearmand refuses it and keeps the connection."""
 
+# What a report of a worker may leave away: Perl's Gearman::Worker sends a result that Perl takes for false ("" and "0")
+# as a handle alone, and a status without its second number.
+_MAY_LACK: Final = {
+    int(PacketType.WORK_DATA): b"",
+    int(PacketType.WORK_WARNING): b"",
+    int(PacketType.WORK_COMPLETE): b"",
+    int(PacketType.WORK_EXCEPTION): b"",
+    int(PacketType.WORK_STATUS): b"0",
+}
+
 
 class ServerProtocol:
     """Cuts what one peer of a job server sends into requests, in linear time and bounded memory.
@@ -135,6 +145,8 @@ class ServerProtocol:
                 args = data[body:following].split(b"\0", splits)  # type: ignore[arg-type]  # as above
                 if number in _PLAIN and args[-1][-1:] == b"\0":
                     args[-1] = args[-1][:-1]
+                if len(args) == splits and number in _MAY_LACK:
+                    args.append(_MAY_LACK[number])
                 if len(args) == splits + 1:  # type: ignore[operator]  # as above
                     requests.append(_NEW(Packet, (_TYPES[number], tuple(args))))
                 else:

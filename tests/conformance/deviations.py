@@ -14,6 +14,7 @@ GEARMAND: dict[str, str] = {
     # framing and limits
     "a_huge_type_does_not_kill_the_server": "section 1: a type of 2^31 or more ends the process (defect 30)",
     "missing_arguments_are_an_error": "section 1: it waits for the rest and reads the next packet as it (defect 40)",
+    "a_result_may_be_left_away": "section 1: it waits for the rest and reads the next packet as it (defect 40)",
     "a_reduce_job_of_three_arguments_is_an_error": "section 2: it waits for the fourth argument",
     "a_packet_larger_than_the_limit_is_an_error": "section 1: it has no limit (defect 30)",
     "a_unique_of_64_bytes_is_refused": "section 3: accepted, and the worker's payload is corrupt (defect 18)",

@@ -108,6 +108,27 @@ def test_violations(name: str, stream: bytes, code: str, fatal: bool, step: int)
         assert protocol.receive_data(ECHO) == []
 
 
+@pytest.mark.parametrize(
+    ("type", "body", "added"),
+    [
+        (T.WORK_COMPLETE, b"H:x:1", b""),
+        (T.WORK_DATA, b"H:x:1", b""),
+        (T.WORK_WARNING, b"H:x:1", b""),
+        (T.WORK_EXCEPTION, b"H:x:1", b""),
+        (T.WORK_STATUS, b"H:x:1\x001", b"0"),
+    ],
+)
+def test_what_perl_leaves_away_of_a_report(type: T, body: bytes, added: bytes) -> None:
+    found = ServerProtocol().receive_data(header(type, len(body)) + body + ECHO)
+    assert found == [Packet(type, (*body.split(b"\0"), added)), Packet(T.ECHO_REQ, (b"after",))]
+
+
+def test_no_more_than_that_may_be_left_away() -> None:
+    (violation,) = ServerProtocol().receive_data(header(T.WORK_STATUS, 5) + b"H:x:1")
+    assert isinstance(violation, Violation)
+    assert not violation.fatal
+
+
 def test_what_came_before_a_fatal_violation_counts() -> None:
     found = ServerProtocol().receive_data(ECHO + b"status\n" + header(99, 0) + ECHO)
     assert found[:2] == [Packet(T.ECHO_REQ, (b"after",)), Command("status")]

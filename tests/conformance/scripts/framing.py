@@ -105,6 +105,17 @@ def missing_arguments_are_an_error(s: Session) -> None:
     assert c.collect() == []
 
 
+@script("21")
+def a_result_may_be_left_away(s: Session) -> None:
+    """Perl's Gearman::Worker sends an empty one as a handle alone."""
+    c, w = s.peer(), s.worker()
+    handle = s.submit(c, type=T.SUBMIT_JOB)
+    assert s.grab(w).handle == handle
+    w.raw(header(T.WORK_COMPLETE, len(handle)) + handle)
+    assert w.collect() == []
+    assert c.receive() == (T.WORK_COMPLETE, (handle, b""))
+
+
 @script("2")
 def answers_sent_as_requests_are_refused(s: Session) -> None:
     c = s.peer()
