@@ -76,8 +76,20 @@ class Connection:
             pass
         except OSError as error:
             if not sent:  # else the next call finds out
-                raise self.lost(error) from error
+                why = self._farewell() or error
+                raise self.lost(why) from why
         return sent
+
+    def _farewell(self) -> ssl.SSLError | None:
+        """What the other side said before it closed the connection: a certificate it missed, for instance."""
+        try:
+            while self._socket.recv(RECV_SIZE):
+                pass
+        except ssl.SSLError as error:
+            return error if "ALERT" in (error.reason or "") else None
+        except OSError:
+            pass
+        return None
 
     def recv_some(self, size: int = RECV_SIZE) -> bytes | None:
         """Returns what has come, None when nothing has, and b"" when the other side has closed the connection.
