@@ -37,7 +37,8 @@ if TYPE_CHECKING:
         UnknownTask,
         WorkerLost,
     )
-    from gtask.result import AsyncResult, GroupResult
+    from gtask.group_result import GroupResult
+    from gtask.result import AsyncResult
     from gtask.retry import Retry
     from gtask.states import State
     from gtask.task import Task
@@ -94,7 +95,8 @@ _HOMES: Final = {  # names that are in none of these are errors
     "gtask.app": "App",
     "gtask.canvas": "Chain Chord Group Signature chain chord group signature",
     "gtask.context": "TaskContext current_task",
-    "gtask.result": "AsyncResult GroupResult",
+    "gtask.group_result": "GroupResult",
+    "gtask.result": "AsyncResult",
     "gtask.retry": "Retry",
     "gtask.states": "State",
     "gtask.task": "Task",

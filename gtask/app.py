@@ -16,6 +16,7 @@ from gtask.arguments import Arguments
 from gtask.canvas import Signature
 from gtask.context import TaskContext
 from gtask.errors import ConfigurationError, DuplicateTask, UnknownTask
+from gtask.group_result import GroupResult
 from gtask.letters import SUFFIX
 from gtask.message import new_task_id
 from gtask.middleware import default_middleware
@@ -23,7 +24,6 @@ from gtask.middleware.base import Middleware, Stack
 from gtask.options import CallOptions, Codec, Options, check_name
 from gtask.publish import Publisher
 from gtask.result import AsyncResult as Handle
-from gtask.result import GroupResult
 from gtask.results import open_store
 from gtask.results.base import ResultStore
 from gtask.sending import AsyncSender, Sender
@@ -275,13 +275,17 @@ class App:
         """The handle of a task sent by anybody, from its id; with the task's name its result is typed again."""
         return Handle(self, task_id, task)
 
-    def state_on_servers(self, task_id: str) -> State:
-        """What the job servers know of a task: STARTED, PENDING or UNKNOWN."""
-        return self._sender.state(task_id)
+    def state_on_servers(self, task_id: str, timeout: float | None = None, certain: bool = False) -> State:
+        """What the job servers know of a task: STARTED, PENDING or UNKNOWN.
 
-    async def astate_on_servers(self, task_id: str) -> State:
+        They have `timeout` seconds to answer. Raises a `NetworkError` when none of them does; with `certain` also when
+        one of them does not, since it might know the task.
+        """
+        return self._sender.state(task_id, timeout, certain)
+
+    async def astate_on_servers(self, task_id: str, timeout: float | None = None, certain: bool = False) -> State:
         """`state_on_servers` for async code."""
-        return await self._async_sender.state(task_id)
+        return await self._async_sender.state(task_id, timeout, certain)
 
     # --- life ------------------------------------------------------------------------------------------------
 

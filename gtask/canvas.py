@@ -17,7 +17,8 @@ from gtask.task import BaseTask
 
 if TYPE_CHECKING:
     from gtask.app import App
-    from gtask.result import AsyncResult, GroupResult
+    from gtask.group_result import GroupResult
+    from gtask.result import AsyncResult
 
 R = TypeVar("R")
 S = TypeVar("S")

@@ -125,6 +125,8 @@ def plan_chord(
     handle: AsyncResult[Any] | None = None
     for step, data in zip(body, steps_data, strict=True):
         handle = AsyncResult(app, data.id, step.task.name, handle)
+        if handle.parent is None:
+            handle._before = tuple(plan.handle for plan in plans)
     assert handle is not None
     return plans, handle
 
@@ -203,8 +205,7 @@ class Call:
         if isinstance(error, ResultTimeout):
             within = "in time" if self.timeout is None else f"within {self.timeout:g} s"
             return ResultTimeout(
-                f"{self.step.task.name} did not answer {within}. "
-                "Is a worker running for it? See `gtask status`."
+                f"{self.step.task.name} did not answer {within}. Is a worker running for it? See `gtask status`."
             )
         return error
 

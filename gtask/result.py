@@ -1,4 +1,4 @@
-"""The handle of a task that was sent: `AsyncResult`, and `GroupResult` for several. Design, sections 2 to 4.
+"""The handle of a task that was sent: `AsyncResult`. Design, sections 2 to 4.
 
 The name is Celery's; the handle blocks in `get()` and can be awaited in async code. It is only an id and what is
 needed to read the record behind it, so it can be made anew in any process: `app.AsyncResult(id)`.
@@ -7,11 +7,12 @@ needed to read the record behind it, so it can be made anew in any process: `app
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
-from gtask.errors import ResultError, ResultTimeout, StoreRequired
+import anyio
+
+from gtask.errors import GtaskError, ResultError, ResultsUnavailable, ResultTimeout, StoreRequired
 from gtask.failures import rebuild
 from gtask.results.base import ResultStore
 from gtask.results.records import record_to_outcome
@@ -24,6 +25,21 @@ R = TypeVar("R")
 
 SLICE: Final = 3600.0
 """Seconds of one question to the store; a longer wait asks again. Long, so that the store knows what it saw before."""
+
+LOOK: Final = 30.0
+"""Seconds between two looks of a wait without a timeout, whether anybody knows the task at all."""
+
+LOOKS: Final = 2
+"""Looks in a row by which nobody knows it, after which it is not waited for any longer."""
+
+AWAY: Final = 15.0
+"""Seconds for which a results service may be away in the middle of a wait without a timeout."""
+
+NAP: Final = 1.0
+"""Seconds before a results service that is away is asked again."""
+
+WORD: Final = 0.25
+"""Seconds that job servers have to say whether they know a task whose timeout is over."""
 
 NO_STORE: Final = (
     "This App has no result store, so a background job's result cannot be had. Create it with results='gearman://' "
@@ -52,6 +68,8 @@ class AsyncResult(Generic[R]):
         self.parent = parent
         self._ignored = ignored
         self._outcome: Outcome | None = None
+        self._before: tuple[AsyncResult[Any], ...] = () if parent is None else (parent,)
+        """What has to end before anybody knows this task: the step before in a chain, the members of a chord."""
 
     def __repr__(self) -> str:
         return f"<AsyncResult {self.id}{f' of {self.task}' if self.task else ''}>"
@@ -72,13 +90,24 @@ class AsyncResult(Generic[R]):
 
         `timeout` is in seconds, None for as long as it takes. Raises what the task raised (unless `propagate` is
         false: then the exception is returned), `ResultTimeout` when the time is over, `ResultsUnavailable` within two
-        seconds when no results service answers, `StoreRequired` when the App has no store.
+        seconds when no results service answers, `StoreRequired` when the App has no store. Without a timeout
+        `ResultError` is raised when nobody has known the id for a minute: a job server without a queue file forgets
+        its jobs. A later step of a chain whose handle was made from its id alone is unknown as well until its turn
+        comes; give a timeout there.
         """
-        return self._open(self._wait(timeout), timeout, propagate)
+        begun = time.monotonic()
+        outcome = self._wait(timeout)
+        if outcome is None and timeout and _in_time(begun, timeout) and self._unknown(WORD):
+            raise ResultTimeout(self._late(timeout) + nobody_knows(self.app))
+        return self._open(outcome, timeout, propagate)
 
     async def aget(self, timeout: float | None = None, propagate: bool = True) -> R:
         """`get` for async code; `await result` is the same without a timeout."""
-        return self._open(await self._await(timeout), timeout, propagate)
+        begun = time.monotonic()
+        outcome = await self._await(timeout)
+        if outcome is None and timeout and _in_time(begun, timeout) and await self._aunknown(WORD):
+            raise ResultTimeout(self._late(timeout) + nobody_knows(self.app))
+        return self._open(outcome, timeout, propagate)
 
     def __await__(self) -> Generator[Any, None, R]:
         return self.aget().__await__()
@@ -92,29 +121,77 @@ class AsyncResult(Generic[R]):
         return await self._await(timeout) is not None
 
     def _wait(self, timeout: float | None) -> Outcome | None:
-        if self._outcome is None:
-            store = self._store()
-            for seconds in _slices(timeout):
+        if self._outcome is not None:
+            return self._outcome
+        store, watch = self._store(), Watch(self)
+        for seconds in slices(timeout, LOOK):
+            try:
                 self._keep(store.wait([self.id], seconds).get(self.id))
-                if self._outcome is not None:
-                    break
+            except ResultsUnavailable as error:
+                if timeout is not None or watch.gone(error):
+                    raise
+                time.sleep(NAP)
+                continue
+            if self._outcome is not None:
+                break
+            if timeout is None:
+                watch.looked(self._unknown())
         return self._outcome
 
     async def _await(self, timeout: float | None) -> Outcome | None:
-        if self._outcome is None:
-            store = self._store()
-            for seconds in _slices(timeout):
+        if self._outcome is not None:
+            return self._outcome
+        store, watch = self._store(), Watch(self)
+        for seconds in slices(timeout, LOOK):
+            try:
                 self._keep((await store.await_([self.id], seconds)).get(self.id))
-                if self._outcome is not None:
-                    break
+            except ResultsUnavailable as error:
+                if timeout is not None or watch.gone(error):
+                    raise
+                await anyio.sleep(NAP)
+                continue
+            if self._outcome is not None:
+                break
+            if timeout is None:
+                watch.looked(await self._aunknown())
         return self._outcome
+
+    def _unknown(self, limit: float | None = None) -> bool:
+        """Whether nobody knows the task, nor one that has to end before; no when that cannot be told for certain.
+
+        The job servers have `limit` seconds to answer.
+        """
+        try:
+            if self.app.state_on_servers(self.id, limit, certain=True) is not State.UNKNOWN:
+                return False
+            if self._look() is not None:
+                return False
+            return all(before.ready() or before._unknown(limit) for before in self._before)
+        except GtaskError:
+            return False
+
+    async def _aunknown(self, limit: float | None = None) -> bool:
+        try:
+            if await self.app.astate_on_servers(self.id, limit, certain=True) is not State.UNKNOWN:
+                return False
+            if await self._alook() is not None:
+                return False
+            for before in self._before:
+                if not (await before.aready() or await before._aunknown(limit)):
+                    return False
+        except GtaskError:
+            return False
+        return True
+
+    def _late(self, timeout: float | None) -> str:
+        within = "in time" if timeout is None else f"within {timeout:g} s"
+        return f"The result of {self.task or 'task'} {self.id} was not there {within}. "
 
     def _open(self, outcome: Outcome | None, timeout: float | None, propagate: bool) -> R:
         if outcome is None:
             raise ResultTimeout(
-                f"The result of {self.task or 'task'} {self.id} was not there "
-                f"{'in time' if timeout is None else f'within {timeout:g} s'}; "
-                "the task may still be waiting or running: call get() again, or see `gtask status`."
+                f"{self._late(timeout)}The task may still be waiting or running: call get() again, or see "
+                "`gtask status`."
             )
         error = self._error(outcome)
         if error is None:
@@ -256,130 +333,46 @@ class AsyncResult(Generic[R]):
         self._outcome = None
 
 
-class GroupResult(Generic[R]):
-    """The handles of a group's members, in their order."""
+class Watch:
+    """Keeps an eye on a wait without a timeout: on its results service, and on whether anybody knows the task."""
 
-    def __init__(self, app: App, results: Sequence[AsyncResult[R]]) -> None:
-        self.app = app
-        self.results = tuple(results)
+    def __init__(self, result: AsyncResult[Any]) -> None:
+        self._result = result
+        self._unknown = 0
+        self._there: float | None = None
 
-    def __repr__(self) -> str:
-        return f"<GroupResult of {len(self.results)}>"
+    def gone(self, error: ResultsUnavailable) -> bool:
+        """Whether the results service is away for good; one that was there may be starting again."""
+        return self._there is None or time.monotonic() - self._there >= AWAY
 
-    def __len__(self) -> int:
-        return len(self.results)
-
-    def __iter__(self) -> Iterator[AsyncResult[R]]:
-        return iter(self.results)
-
-    def __getitem__(self, index: int) -> AsyncResult[R]:
-        return self.results[index]
-
-    def join(self, timeout: float | None = None, propagate: bool = True) -> list[R]:
-        """Waits for all results and returns them in the members' order; one wait, however many there are.
-
-        Raises what the first failed member raised as soon as that is known, and `ResultTimeout` after `timeout`
-        seconds, as `AsyncResult.get` does.
-        """
-        for result in self.iterate(timeout):
-            if propagate:
-                result.get(0)
-        return [result.get(0, propagate) for result in self.results]
-
-    get = join
-
-    async def ajoin(self, timeout: float | None = None, propagate: bool = True) -> list[R]:
-        """`join` for async code."""
-        async with aclosing(self.aiterate(timeout)) as ended:
-            async for result in ended:
-                if propagate:
-                    result._open(result._outcome, timeout, propagate)
-        return [result._open(result._outcome, timeout, propagate) for result in self.results]
-
-    aget = ajoin
-
-    def __await__(self) -> Generator[Any, None, list[R]]:
-        return self.ajoin().__await__()
-
-    def iterate(self, timeout: float | None = None) -> Iterator[AsyncResult[R]]:
-        """Yields the handles as their tasks end, the first to end first."""
-        waiting, slices = self._unfinished(), _slices(timeout)
-        yield from [result for result in self.results if result.id not in waiting]
-        while waiting:
-            found = self._store(waiting).wait(list(waiting), self._next(slices, timeout))
-            yield from self._ended(found, waiting)
-
-    async def aiterate(self, timeout: float | None = None) -> AsyncGenerator[AsyncResult[R], None]:
-        """`iterate` for async code; whoever leaves the loop early closes it (`contextlib.aclosing`)."""
-        waiting, slices = self._unfinished(), _slices(timeout)
-        for result in [result for result in self.results if result.id not in waiting]:
-            yield result
-        while waiting:
-            found = await self._store(waiting).await_(list(waiting), self._next(slices, timeout))
-            for result in self._ended(found, waiting):
-                yield result
-
-    def completed_count(self) -> int:
-        """How many members have succeeded."""
-        return sum(self._states(lambda state: state is State.SUCCESS))
-
-    def ready(self) -> bool:
-        """Whether all members have ended."""
-        return all(self._states(lambda state: state.ready))
-
-    def successful(self) -> bool:
-        """Whether all members have ended well."""
-        return all(self._states(lambda state: state is State.SUCCESS))
-
-    def failed(self) -> bool:
-        """Whether a member has failed."""
-        return any(self._states(lambda state: state is State.FAILURE))
-
-    def forget(self) -> None:
-        """Drops the results of all members from the store."""
-        self._store({"": self.results}).forget([result.id for result in self.results])
-        for result in self.results:
-            result._outcome = None
-
-    def _store(self, waiting: Mapping[str, Sequence[AsyncResult[R]]]) -> ResultStore:
-        """The store of them all; raises as `AsyncResult.get` does where one of them has no result to wait for."""
-        stores = [result._store() for results in waiting.values() for result in results]
-        return stores[0]
-
-    def _unfinished(self) -> dict[str, list[AsyncResult[R]]]:
-        """The handles to wait for, by their ids: calls with the same `unique=` share one."""
-        found: dict[str, list[AsyncResult[R]]] = {}
-        for result in self.results:
-            if result._outcome is None:
-                found.setdefault(result.id, []).append(result)
-        return found
-
-    def _ended(self, found: Mapping[str, Record], waiting: dict[str, list[AsyncResult[R]]]) -> Iterator[AsyncResult[R]]:
-        for record in found.values():
-            for result in waiting.pop(record.id, ()):
-                result._keep(record)
-                yield result
-
-    def _next(self, slices: Iterator[float], timeout: float | None) -> float:
-        seconds = next(slices, None)
-        if seconds is None:
-            raise ResultTimeout(f"Not all of the group's {len(self)} results were there within {timeout:g} s.")
-        return seconds
-
-    def _states(self, is_so: Callable[[State], bool]) -> list[bool]:
-        waiting = self._unfinished()
-        if waiting:
-            for record in self._store(waiting).get(list(waiting)).values():
-                for result in waiting[record.id]:
-                    result._keep(record)
-        return [is_so(result._outcome.state if result._outcome else State.PENDING) for result in self.results]
+    def looked(self, unknown: bool) -> None:
+        """Takes in what a look has found; raises `ResultError` when there is nothing to wait for."""
+        self._there = time.monotonic()
+        self._unknown = self._unknown + 1 if unknown else 0
+        if self._unknown >= LOOKS:
+            result = self._result
+            raise ResultError(f"The result of {result.task or 'task'} {result.id}: {nobody_knows(result.app)}")
 
 
-def _slices(timeout: float | None) -> Iterator[float]:
+def nobody_knows(app: App) -> str:
+    """What is to be said of an id that neither the store nor a job server knows."""
+    return (
+        f"Nobody knows this id at {', '.join(map(str, app.servers))}: it was never sent there, its result has expired "
+        "or is kept in another store, its job was lost with a job server that keeps its queue in memory, or it is a "
+        "later step of a chain or the body of a chord whose turn has not come."
+    )
+
+
+def _in_time(begun: float, timeout: float) -> bool:
+    """Whether a wait has ended with its timeout, so that there is time to ask why; a hanging service takes longer."""
+    return time.monotonic() - begun < timeout + WORD
+
+
+def slices(timeout: float | None, longest: float = SLICE) -> Iterator[float]:
     """Seconds for each question to the store: one question at least, the last one until `timeout` seconds are over."""
     if timeout is None:
         while True:
-            yield SLICE
+            yield longest
     deadline, left = time.monotonic() + timeout, max(0.0, timeout)
     while True:
         yield min(left, SLICE)

@@ -13,6 +13,7 @@ from anyio.lowlevel import RunVar
 from gtask.canvas import Signature
 from gtask.client import AsyncClient, Client
 from gtask.errors import GtaskError, JobException, JobFailed, ResultTimeout
+from gtask.group_result import GroupResult
 from gtask.plans import (
     Call,
     check_all,
@@ -28,7 +29,7 @@ from gtask.plans import (
     state_of,
     unique_key,
 )
-from gtask.result import AsyncResult, GroupResult
+from gtask.result import AsyncResult
 from gtask.states import ErrorInfo, Outcome, State
 
 if TYPE_CHECKING:
@@ -107,9 +108,9 @@ class Sender:
             job = self.client.open(call.submission, call.timeout, listen=False)
         return ForegroundResult(call, job.result)
 
-    def state(self, task_id: str) -> State:
+    def state(self, task_id: str, timeout: float | None = None, certain: bool = False) -> State:
         """What the job servers know of a task."""
-        return state_of(self.client.statuses(looked_at(task_id)))
+        return state_of(self.client.statuses(looked_at(task_id), timeout, certain=certain))
 
     def close(self) -> None:
         """Closes the client; the next call makes a new one."""
@@ -154,6 +155,12 @@ class ForegroundResult(AsyncResult[Any]):
 
     def _look(self) -> Outcome | None:
         return self._wait(0)
+
+    def _unknown(self, limit: float | None = None) -> bool:
+        return False
+
+    async def _aunknown(self, limit: float | None = None) -> bool:
+        return False
 
     async def _alook(self) -> Outcome | None:
         return await self._await(0)
@@ -265,9 +272,9 @@ class AsyncSender:
             job = await self.client.open(call.submission, call.timeout, listen=False)
         return AsyncForegroundResult(call, job.result)
 
-    async def state(self, task_id: str) -> State:
+    async def state(self, task_id: str, timeout: float | None = None, certain: bool = False) -> State:
         """As `Sender.state`."""
-        return state_of(await self.client.statuses(looked_at(task_id)))
+        return state_of(await self.client.statuses(looked_at(task_id), timeout, certain=certain))
 
     async def close(self) -> None:
         """Closes this event loop's client; the next call makes a new one."""

@@ -52,6 +52,7 @@ FLOORS: dict[str, int] = {
     "gtask.options": 5,
     "gtask.plans": 5,
     "gtask.publish": 5,
+    "gtask.group_result": 5,
     "gtask.result": 5,
     "gtask.sending": 5,
     "gtask.settings": 5,

@@ -116,15 +116,12 @@ def _ago(seconds: float) -> str:
 
 
 def _sentence(app: App, state: State) -> str:
+    from gtask.result import nobody_knows
     from gtask.states import State
 
-    servers = ", ".join(map(str, app.servers))
     match state:
         case State.UNKNOWN:
-            return (
-                f"Nobody knows this id at {servers}: it was never sent there, its result has expired or is kept in "
-                "another store (--app names the app that knows which), or it is a later step of a chain."
-            )
+            return f"{nobody_knows(app)} With --app the store of that app is looked in."
         case State.PENDING:
             return "It waits in its queue; `gtask status` shows whether a worker serves it. --timeout waits for it."
         case State.RETRY:

@@ -139,9 +139,11 @@ class AsyncClient:
         """Asks all job servers that can be reached how the job with this unique is; see `Client.statuses`."""
         return (await self.statuses([unique], timeout))[0]
 
-    async def statuses(self, uniques: Iterable[str], timeout: float | None = None) -> list[JobStatus]:
+    async def statuses(
+        self, uniques: Iterable[str], timeout: float | None = None, *, certain: bool = False
+    ) -> list[JobStatus]:
         """Asks all job servers that can be reached how these jobs are; see `Client.statuses`."""
-        return await self._run(flows.statuses(self._core, list(uniques), timeout))
+        return await self._run(flows.statuses(self._core, list(uniques), timeout, certain))
 
     async def echo(self, data: bytes = b"gtask", server: Server | None = None, timeout: float | None = None) -> bytes:
         """Asks a job server (None: the preferred one) for `data` back, as a sign of life; `timeout` in seconds."""

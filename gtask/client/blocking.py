@@ -165,13 +165,16 @@ class Client:
         """Asks all job servers that can be reached how the job with this unique is; see `statuses`."""
         return self.statuses([unique], timeout)[0]
 
-    def statuses(self, uniques: Iterable[str], timeout: float | None = None) -> list[JobStatus]:
+    def statuses(
+        self, uniques: Iterable[str], timeout: float | None = None, *, certain: bool = False
+    ) -> list[JobStatus]:
         """Asks all job servers that can be reached how the jobs with these uniques are, in few packets.
 
         Where several know one, the one that runs it is believed. `timeout` is in seconds for all of it. Raises
-        `ConnectFailed` when no server answers.
+        `ConnectFailed` when no server answers; with `certain` a `NetworkError` when one of them does not, so that an
+        unknown job is known nowhere.
         """
-        return self._run(flows.statuses(self._core, list(uniques), timeout))
+        return self._run(flows.statuses(self._core, list(uniques), timeout, certain))
 
     def echo(self, data: bytes = b"gtask", server: Server | None = None, timeout: float | None = None) -> bytes:
         """Asks a job server (None: the preferred one) for `data` back, as a sign of life; `timeout` in seconds."""

@@ -259,14 +259,15 @@ def _outcome(job: Foreground) -> Flow[bytes | GtaskError]:
 # --- questions -----------------------------------------------------------------------------------------------
 
 
-def statuses(core: Core, uniques: Sequence[str], timeout: float | None) -> Flow[list[JobStatus]]:
+def statuses(core: Core, uniques: Sequence[str], timeout: float | None, certain: bool) -> Flow[list[JobStatus]]:
     """Flow of `Client.statuses`."""
     trip = core.trip(None, timeout)
     results = [JobStatus()] * len(uniques)
     for first in range(0, len(uniques), base.WINDOW_JOBS):
         window = uniques[first : first + base.WINDOW_JOBS]
         now = monotonic()
-        servers = [server for server in core.servers if not core.router.avoided(server, now)] or list(core.servers)
+        servers = [server for server in core.servers if certain or not core.router.avoided(server, now)]
+        servers = servers or list(core.servers)
         reasons: dict[Server, NetworkError] = {}
         cut: dict[Server, NetworkError] = {}
         for _ in range(2):  # a second time for those whose connection was lost: it may have been an old one
@@ -289,6 +290,8 @@ def statuses(core: Core, uniques: Sequence[str], timeout: float | None) -> Flow[
                 break
         if len(reasons) + len(servers) == len(core.servers):
             raise base.no_server(cut | reasons, core.servers) from None
+        if certain and (reasons or servers):
+            raise next(iter((cut | reasons).values()))
     return results
 
 

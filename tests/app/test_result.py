@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from gtask import App, AsyncResult, GroupResult, ResultTimeout, State, StoreRequired, TaskFailed, TaskRevoked
-from gtask.errors import DecodeError, ResultError
+from gtask import App, AsyncResult, GroupResult, ResultTimeout, State, StoreRequired, TaskFailed, TaskRevoked, chord
+from gtask import result as result_module
+from gtask.errors import DecodeError, ResultError, ResultsUnavailable
 from gtask.failures import error_info
+from gtask.results import SqliteStore
 from gtask.results.records import outcome_to_record
-from gtask.states import ErrorInfo, Outcome
+from gtask.states import ErrorInfo, Outcome, Record
 from gtask.testing.embedded import EmbeddedServer
-from tests.app.helpers import LIMIT
+from gtask.testing.programs import wait_until
+from tests.app.helpers import LIMIT, NOWHERE
 
 TTL = 60.0
 
@@ -107,7 +112,7 @@ def test_get_waits_and_a_timeout_ends_it(stored: App) -> None:
     result = stored.AsyncResult("a", "calculate")
     keep(stored, Outcome("a", State.STARTED))
     started = time.monotonic()
-    with pytest.raises(ResultTimeout, match=r"The result of calculate a was not there within 0\.05 s; .*gtask status"):
+    with pytest.raises(ResultTimeout, match=r"The result of calculate a was not there within 0\.05 s\. .*gtask status"):
         result.get(timeout=0.05)
     assert time.monotonic() - started < LIMIT
     assert not result.wait(timeout=0.01)
@@ -132,6 +137,132 @@ def test_without_a_timeout_it_waits(stored: App) -> None:
     timer.start()
     assert stored.AsyncResult("a").get() == 5
     timer.join()
+
+
+# --- ids that nobody knows ---------------------------------------------------------------------------------------
+
+STRANGE = "ab" * 16
+
+
+def waiting(app: App) -> list[AsyncResult[Any]]:
+    """Handles of what is known to the job server alone: a task, the end of a chain, the body of a chord."""
+
+    @app.task
+    def add(a: int, b: int = 0) -> int:
+        return a + b
+
+    @app.task
+    def total(values: list[int]) -> int:
+        return sum(values)
+
+    return [add.delay(1), (add.s(1) | add.s(2) | add.s(3)).delay(), chord([add.s(1), add.s(2)], total).delay()]
+
+
+def test_a_timeout_says_that_nobody_knows_the_id(served: App) -> None:
+    with pytest.raises(ResultTimeout, match=r"task abab.* was not there .* Nobody knows this id at gearman"):
+        served.AsyncResult(STRANGE).get(timeout=0.05)
+    for result in waiting(served):
+        with pytest.raises(ResultTimeout, match="may still be waiting or running"):
+            result.get(timeout=0.05)
+    keep(served, Outcome(STRANGE, State.RETRY))
+    with pytest.raises(ResultTimeout, match="may still be waiting or running"):
+        served.AsyncResult(STRANGE).get(timeout=0.05)
+
+
+def test_without_a_timeout_an_id_that_nobody_knows_is_not_waited_for(
+    served: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_module, "LOOK", 0.05)
+    with pytest.raises(ResultError, match=r"Nobody knows this id at gearman.*its job was lost"):
+        served.AsyncResult(STRANGE).get()
+    with pytest.raises(ResultError, match="Nobody knows this id"):
+        served.AsyncResult(STRANGE).wait()
+
+
+def test_what_is_known_somewhere_is_waited_for(served: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For many looks: until it is there."""
+    looks = 0
+    is_unknown = AsyncResult._unknown
+
+    def count(result: AsyncResult[Any], limit: float | None = None) -> bool:
+        nonlocal looks
+        looks += 1
+        return is_unknown(result, limit)
+
+    monkeypatch.setattr(result_module, "LOOK", 0.02)
+    monkeypatch.setattr(AsyncResult, "_unknown", count)
+    results = waiting(served)
+    with ThreadPoolExecutor(len(results)) as pool:
+        waits = [pool.submit(result.get) for result in results]
+        wait_until(lambda: looks > 10 * len(results), LIMIT, "many looks")
+        keep(served, *[done(result.id, 5) for result in results])
+        assert [wait.result(LIMIT) for wait in waits] == [5] * len(results)
+
+
+def test_without_all_job_servers_nobody_is_sure(
+    served: App, gtask_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_module, "LOOK", 0.02)
+    with App("shop", servers=[gtask_server.url, NOWHERE], results=served.store) as app:
+        with pytest.raises(ResultTimeout, match="may still be waiting or running"):
+            app.AsyncResult(STRANGE).get(timeout=0.05)
+        with ThreadPoolExecutor(1) as pool:
+            wait = pool.submit(app.AsyncResult(STRANGE).get)
+            with pytest.raises(TimeoutError):
+                wait.result(0.5)
+            keep(served, done(STRANGE, 5))
+            assert wait.result(LIMIT) == 5
+
+
+@pytest.mark.anyio
+async def test_async_code_is_told_of_ids_that_nobody_knows(
+    gtask_server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_module, "LOOK", 0.05)
+    async with App("shop", servers=gtask_server.url, results=SqliteStore(tmp_path / "results.db")) as app:
+        with pytest.raises(ResultTimeout, match="Nobody knows this id"):
+            await app.AsyncResult(STRANGE).aget(timeout=0.05)
+        with pytest.raises(ResultError, match="Nobody knows this id"):
+            await app.AsyncResult(STRANGE)
+        for result in await anyio.to_thread.run_sync(waiting, app):
+            with pytest.raises(ResultTimeout, match="may still be waiting or running"):
+                await result.aget(timeout=0.05)
+            with pytest.raises(TimeoutError), anyio.fail_after(0.3):
+                await result
+        app.close()
+
+
+class Flaky(SqliteStore):
+    """A store that is away for some questions after the first."""
+
+    away = 3
+    asked = 0
+
+    def wait(self, ids: Collection[str], timeout: float) -> dict[str, Record]:
+        """Asks, or says that nobody is there."""
+        self.asked += 1
+        if 1 < self.asked <= self.away + 1:
+            raise ResultsUnavailable("away")
+        return super().wait(ids, timeout)
+
+
+def test_without_a_timeout_a_service_that_was_there_may_start_again(
+    served: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_module, "LOOK", 0.02)
+    monkeypatch.setattr(result_module, "NAP", 0.0)
+    flaky = Flaky(tmp_path / "flaky.db")
+    with App("shop", servers=served.servers, results=flaky) as app:
+        result = waiting(app)[0]
+        with ThreadPoolExecutor(1) as pool:
+            wait = pool.submit(result.get)
+            wait_until(lambda: flaky.asked > 6, LIMIT, "the questions")
+            keep(app, done(result.id, 5))
+            assert wait.result(LIMIT) == 5
+        monkeypatch.setattr(result_module, "AWAY", 0.0)
+        flaky.asked = 0
+        with pytest.raises(ResultsUnavailable, match="away"):
+            app.tasks["add"].delay(1).get()
 
 
 @pytest.mark.anyio
