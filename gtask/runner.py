@@ -112,14 +112,14 @@ class Runner:
             outcome = self.broken(context, error)
         finally:
             leave(token)
-        ending = self._end(context, outcome)
+        ending = self._end_surely(context, outcome)
         if isinstance(ending, Ending) and self._keeps_here(context):
             return await anyio.to_thread.run_sync(self._keep, ending, context)
         return ending
 
     def close(self, context: TaskContext, outcome: Outcome) -> Ending | PutOff:
         """Says how a job ends whose run led to `outcome`, after storing what is stored from here."""
-        ending = self._end(context, outcome)
+        ending = self._end_surely(context, outcome)
         if isinstance(ending, Ending) and self._keeps_here(context):
             return self._keep(ending, context)
         return ending
@@ -243,6 +243,13 @@ class Runner:
         return outcome
 
     # --- from outcome to ending ------------------------------------------------------------------------------
+
+    def _end_surely(self, context: TaskContext, outcome: Outcome) -> Ending | PutOff:
+        """As `_end`, for a message that says what cannot be done too: a job never ends the process that runs it."""
+        try:
+            return self._end(context, outcome)
+        except Exception as error:
+            return self._end(context, self.broken(context, error))
 
     def _end(self, context: TaskContext, outcome: Outcome) -> Ending | PutOff:
         """The ending, with what travels to the store on the job server; `_keep` does what is stored from here."""
