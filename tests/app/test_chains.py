@@ -11,6 +11,7 @@ from gtask.message import Message, encode_message
 from gtask.types import Submission
 from gtask.worker.job import End, Ending
 from tests.app.helpers import (
+    NOWHERE,
     ending_of,
     message_of,
     outcome,
@@ -100,3 +101,33 @@ def test_hostile_steps_fail_the_job_and_nothing_else(stored: App, header: str) -
     message = Message("x" * 32, "task", (header == "link_error",), {}, {"task": "task", header: [["a"]]})
     assert unparked(run_one(stored, Submission("task", encode_message(message), "x" * 32))) == Ending(End.FAIL)
     assert stored.AsyncResult("x" * 32).failed()
+
+
+@pytest.mark.parametrize(
+    "chord",
+    [
+        5,
+        {"id": "c"},
+        {"id": "c" * 300, "index": 0, "size": 1},
+        {"id": "c", "index": 7, "size": 1},
+        {"id": "c", "index": -1, "size": 1},
+        {"id": "c", "index": 0, "size": 10**9},
+        {"id": "c", "index": 0, "size": 1, "body": [["a"]]},
+    ],
+)
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_hostile_chord_fails_the_job_and_nothing_else(chord: Any, fails: bool) -> None:
+    app = App("shop", NOWHERE)  # whose results travel with jobs
+
+    @app.task
+    def task() -> None:
+        if fails:
+            raise ValueError
+
+    if isinstance(chord, dict) and len(chord) == 3:
+        chord["body"] = [task.s().data("b" * 32).to_list()]
+    message = Message("x" * 32, "task", (), {}, {"task": "task", "chord": chord})
+    ending = ending_of(app, Submission("task", encode_message(message), "x" * 32))
+    assert (ending.end, ending.submissions) == (End.FAIL, ())
+    assert ending.carried is not None
+    assert len(ending.carried.items) == 1
