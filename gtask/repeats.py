@@ -17,14 +17,18 @@ function in another language (`gtask.call`); and anything while the store does n
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
+
+import anyio
 
 from gtask.context import TaskContext
 from gtask.errors import DecodeError
 from gtask.message import is_own_unique
 from gtask.middleware.results import keeps_result
+from gtask.results.base import ResultStore
 from gtask.results.records import record_to_outcome
 from gtask.states import Outcome, Record
 from gtask.worker.core import WorkerCore
@@ -49,16 +53,47 @@ FIRST_PAUSE: Final = 30.0
 MAX_PAUSE: Final = 600.0
 """Seconds without looking after the store did not answer; each time twice as long."""
 
+PATIENCE: Final = 60.0
+"""Seconds that a task waits for the answer to a question that another one has asked; every store answers sooner."""
+
 _NOTHING: Final = object()
 
 
+class _Look:
+    """A question to the store about the tasks of some jobs; each of them has it for its mark until it is answered."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, list[Job]] = {}
+        self.done = threading.Event()
+        self.adone: anyio.Event | None = None
+
+    def add(self, id: str, job: Job) -> None:
+        """Asks about one more."""
+        self.jobs.setdefault(id, []).append(job)
+        job.mark = self
+
+    def answer(self, found: Mapping[str, Record]) -> None:
+        """Gives each job what was found of its task for its mark."""
+        for id, jobs in self.jobs.items():
+            for job in jobs:
+                job.mark = found.get(id, _NOTHING)
+        self.done.set()
+        if self.adone is not None:
+            self.adone.set()
+
+
 class Repeats:
-    """Looks up the jobs of one process of a worker: `core` holds them, `ledger` knows when a process last died."""
+    """Looks up the jobs of one process of a worker: `core` holds them, `ledger` knows when a process last died.
+
+    The jobs that wait are looked up while others run, in a thread that lives as long as its question, so that only the
+    first one waits for the store.
+    """
 
     def __init__(self, app: App, core: WorkerCore, ledger: Ledger | None = None) -> None:
         self._app = app
         self._core = core
         self._ledger = ledger
+        self._asking_ahead = threading.Lock()
         self._blind_until = 0.0
         self._pause = FIRST_PAUSE
 
@@ -83,47 +118,82 @@ class Repeats:
     def find(self, job: Job, context: TaskContext) -> Outcome | None:
         """The outcome that the store has of a suspect, None when it is to be run. Never raises."""
         if job.mark is None:
-            if time.monotonic() < self._blind_until:
+            if self._blind:
                 return None
-            batch = self._batch(job, context)
-            store = self._app.store
-            assert store is not None
-            try:
-                self._keep(batch, store.get(batch))
-            except Exception as error:
-                self._go_blind(error)
+            self._ask(self._look(job, context.id))
+        elif isinstance(job.mark, _Look):
+            job.mark.done.wait(PATIENCE)
+        self._look_ahead(job)
         return _outcome(job)
 
     async def afind(self, job: Job, context: TaskContext) -> Outcome | None:
-        """`find` for the pool async."""
+        """`find` for the pool async, where others run while this one waits."""
         if job.mark is None:
-            if time.monotonic() < self._blind_until:
+            if self._blind:
                 return None
-            batch = self._batch(job, context)
-            store = self._app.store
-            assert store is not None
+            look = self._look(job, context.id)
+            look.adone = anyio.Event()
+            found: Mapping[str, Record] = {}
             try:
-                self._keep(batch, await store.aget(batch))
+                found = await self._store.aget(look.jobs)
+                self._pause = FIRST_PAUSE
             except Exception as error:
                 self._go_blind(error)
+            finally:
+                look.answer(found)
+        elif isinstance(job.mark, _Look) and job.mark.adone is not None:
+            await job.mark.adone.wait()
         return _outcome(job)
 
-    def _batch(self, job: Job, context: TaskContext) -> dict[str, list[Job]]:
-        """The jobs to look up by their tasks' ids: this one, and those that came over the same connection and wait."""
-        batch = {context.id: [job]}
+    @property
+    def _store(self) -> ResultStore:
+        store = self._app.store
+        assert store is not None
+        return store
+
+    @property
+    def _blind(self) -> bool:
+        return time.monotonic() < self._blind_until
+
+    def _look(self, job: Job, id: str = "") -> _Look:
+        """A question about this job (if its id is given) and those that came over the same connection and wait."""
+        look = _Look()
+        if id:
+            look.add(id, job)
         for other in tuple(self._core.backlog):
-            if len(batch) >= MAX_IDS:
+            if len(look.jobs) >= MAX_IDS:
                 break
             # Of other uniques it cannot be told unopened whether they are a task's id.
             if other.mark is None and other.link is job.link and is_own_unique(other.function, other.unique):
-                batch.setdefault(other.unique[:32], []).append(other)
-        return batch
+                look.add(other.unique[:32], other)
+        return look
 
-    def _keep(self, batch: Mapping[str, list[Job]], found: Mapping[str, Record]) -> None:
-        self._pause = FIRST_PAUSE
-        for id, jobs in batch.items():
-            for job in jobs:
-                job.mark = found.get(id, _NOTHING)
+    def _ask(self, look: _Look) -> None:
+        found: Mapping[str, Record] = {}
+        try:
+            found = self._store.get(look.jobs)
+            self._pause = FIRST_PAUSE
+        except Exception as error:
+            self._go_blind(error)
+        finally:
+            look.answer(found)
+
+    def _look_ahead(self, job: Job) -> None:
+        """Asks about what has come meanwhile; one question at a time."""
+        if self._blind or not self._asking_ahead.acquire(blocking=False):
+            return
+        look = self._look(job)
+        if not look.jobs:
+            self._asking_ahead.release()
+            return
+
+        def ask() -> None:
+            try:
+                self._ask(look)
+            finally:
+                self._asking_ahead.release()
+
+        threading.Thread(target=ask, name="look ahead", daemon=True).start()
 
     def _go_blind(self, error: Exception) -> None:
         log.warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from gtask.results import SqliteStore
 from gtask.results.records import outcome_to_record
 from gtask.runner import Runner
 from gtask.states import ErrorInfo, Outcome, Record, State
+from gtask.testing import wait_until
 from gtask.types import Submission
 from gtask.worker.blocking import fresh_unique
 from gtask.worker.core import CoreOptions, WorkerCore
@@ -199,7 +201,34 @@ def test_a_question_is_bounded(shop: Shop) -> None:
     submission = shop.sent()
     shop.reconnect()
     shop.run(submission)
-    assert [len(ids) for ids in shop.store.asked] == [MAX_IDS]
+    wait_until(lambda: len(shop.store.asked) == 2, 30)
+    assert [len(ids) for ids in shop.store.asked] == [MAX_IDS, 51]
+
+
+def test_what_comes_meanwhile_is_looked_up_while_others_run(shop: Shop) -> None:
+    first, *others = [shop.sent() for _ in range(5)]
+    for submission in others:
+        shop.ended(submission)
+    jobs = [shop.job(submission) for submission in others]
+    shop.reconnect()
+    gate = threading.Event()
+    asked, get = shop.store.asked, shop.store.get
+
+    def slow(ids: Collection[str]) -> dict[str, Record]:
+        if threading.current_thread() is not threading.main_thread():
+            assert gate.wait(30)
+        elif first.unique in ids:
+            shop.core.backlog.extend(jobs)  # they come while the question is under way
+        return get(ids)
+
+    shop.store.get = slow  # type: ignore[method-assign]
+    shop.run(first)
+    assert asked == [{first.unique}]
+    gate.set()
+    for job in jobs:
+        shop.runner.run(job, LocalReporter())
+    assert asked == [{first.unique}, {submission.unique for submission in others}]
+    assert shop.runs == [7]
 
 
 def test_what_keeps_no_result_is_not_looked_up(shop: Shop) -> None:
