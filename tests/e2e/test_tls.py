@@ -5,6 +5,7 @@ And what TLS is for: who shows the wrong one gets a sentence, nothing goes in th
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ from gtask import App, chain, group
 from gtask.client import Client
 from gtask.errors import ConfigurationError, NetworkError
 from gtask.testing.processes import gearmand, job_server, worker
-from gtask.testing.programs import Program, wait_until
+from gtask.testing.programs import Program, free_port, wait_until
 from gtask.testing.requirements import require
 from gtask.transport import TLS
 from gtask.types import Server, Submission
@@ -391,3 +392,52 @@ def test_versions_before_1_2_are_not_spoken(certificates: Certificates) -> None:
     for context in (certificates.context(), certificates.for_server().context()):
         assert context.minimum_version == ssl.TLSVersion.TLSv1_2
         assert context.options & ssl.OP_NO_RENEGOTIATION
+
+
+# --- what docs/security.md says of stunnel -------------------------------------------------------------------
+
+
+def documented(section: str, **changed: str) -> str:
+    """The stunnel.conf of the page that has this section, with some of its values changed."""
+    found = re.findall(r"^```ini\n(.*?)^```$", (ROOT / "docs" / "security.md").read_text(), re.MULTILINE | re.DOTALL)
+    (text,) = [one for one in found if f"[{section}]" in one]
+    for name, value in changed.items():
+        text, count = re.subn(rf"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
+        assert count == 1, name
+    return re.sub(r"^key = .*\n", "", text, flags=re.MULTILINE)  # the tests have both in one file
+
+
+def test_the_documented_set_up_with_stunnel(tmp_path: Path, certificates: Certificates) -> None:
+    """gearmand behind stunnel, gtask on one side of it, and on the other a program that knows no TLS."""
+    require("gearmand", package="gearman-job-server")
+    gearman = require("gearman", package="gearman-tools")
+    program = require("stunnel4", package="stunnel4")
+    outer, inner = free_port(), free_port()
+    with gearmand() as server, ExitStack() as stack:
+        for name, text in (
+            ("server", documented("gearmand", accept=f"127.0.0.1:{outer}", connect=f"127.0.0.1:{server.port}",
+                                  cert=certificates.server, CAfile=certificates.ca)),
+            ("client", documented("jobs", accept=f"127.0.0.1:{inner}", connect=f"127.0.0.1:{outer}",
+                                  cert=certificates.client, CAfile=certificates.ca, checkHost="localhost")),
+            ("wrong", documented("jobs", accept=f"127.0.0.1:{(wrong := free_port())}", connect=f"127.0.0.1:{outer}",
+                                 cert=certificates.client, CAfile=certificates.ca, checkHost="jobs.example")),
+        ):  # fmt: skip
+            file = tmp_path / f"{name}.conf"
+            file.write_text(text)
+            stack.enter_context(Program([program, str(file)])).wait_for_line("Configuration successful", LIMIT)
+        made = Secure(
+            "gearmand", f"gearmans://127.0.0.1:{outer}", certificates.for_client(certificates.client), tmp_path
+        )
+        (tmp_path / "app.py").write_text("from gtask import App\napp = App('a')\n@app.task\ndef shout(text: str): "
+                                         "return text.upper()\n")  # fmt: skip
+        with worker("app:app", cwd=tmp_path, env=made.environment):
+            command = [gearman, "-h", "127.0.0.1", "-f", "shout"]
+            done = subprocess.run(
+                [*command, "-p", str(inner), "hello"], capture_output=True, text=True, timeout=LIMIT, check=True
+            )
+            assert done.stdout.strip('"\n') == "HELLO"
+            # The server's certificate is for another name than this one asks for.
+            done = subprocess.run(
+                [*command, "-p", str(wrong), "-t", "3000", "hello"], capture_output=True, text=True, timeout=LIMIT
+            )
+            assert "HELLO" not in done.stdout
