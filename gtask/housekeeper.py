@@ -32,7 +32,7 @@ from gtask.publish import CALL, LATER, later_submission, unpack_later
 from gtask.runner import PutOff, Runner
 from gtask.signing import Opened, open_job
 from gtask.states import Outcome, State
-from gtask.task import BaseTask
+from gtask.task import BaseTask, Task
 from gtask.types import Submission
 from gtask.worker.blocking import BlockingDriver, fresh_unique
 from gtask.worker.job import End, Ending, Job
@@ -58,6 +58,9 @@ HOLD: Final = 2.0
 
 IDLE: Final = 60.0
 
+SETTLED: Final = 5.0
+"""Seconds after its first connection that a worker looks whether its results are served: by then they would be."""
+
 
 class Housekeeper:
     """The handler of a driver that serves `FUNCTIONS`."""
@@ -70,6 +73,8 @@ class Housekeeper:
         self._onion = app.middleware.onion(self._call)
         self._due: list[tuple[float, int, Job, Ending]] = []
         self._count = count()
+        self._results_at: float | None = None
+        self._results_known = not needs_service(app)
 
     def start(self, job: Job) -> None:
         """Takes a job of one of `FUNCTIONS`."""
@@ -83,7 +88,28 @@ class Housekeeper:
         while self._due and self._due[0][0] <= now:
             _, _, job, ending = heapq.heappop(self._due)
             self._driver.finish(job, ending, flush=False)
-        return self._due[0][0] if self._due else now + IDLE
+        due = self._due[0][0] if self._due else now + IDLE
+        return due if self._results_known else min(due, self._look_for_service(now))
+
+    def _look_for_service(self, now: float) -> float:
+        """Says once that nobody serves the results, if so; returns when it is to be called again."""
+        if not self._driver.core.connected:
+            return now + IDLE
+        if self._results_at is None:
+            self._results_at = now + SETTLED
+        if now >= self._results_at:
+            store = self._app.store
+            served = store.served() if store is not None else True
+            self._results_known = served is not None
+            self._results_at = now + SETTLED
+            if served is False:
+                log.warning(
+                    "No results service is connected to %s: what tasks return waits there until one comes, and get() "
+                    "raises ResultsUnavailable. Run `gtask results`, give one worker --with-results FILE, or create "
+                    "the App with results=None if nobody asks for results.",
+                    ", ".join(map(str, self._app.servers)),
+                )
+        return self._results_at
 
     # --- gtask.later -----------------------------------------------------------------------------------------
 
@@ -172,6 +198,14 @@ class Housekeeper:
     def end_lost(self, job: Job) -> None:
         """Lets go of a job whose connection is gone."""
         self._driver.finish(job, Ending(End.FAIL), flush=False)
+
+
+def needs_service(app: App) -> bool:
+    """Whether the results of an App's tasks go to a service on the job server."""
+    store = app.store
+    if store is None or not store.carries or app.settings.ignore_result:
+        return False
+    return any(isinstance(task, Task) and not task.config.ignore_result for task in app.tasks.values())
 
 
 def _foreign_message(job: Job, workload: bytes) -> Message:

@@ -83,6 +83,10 @@ class ResultStore(ABC):
         """As `carry`, for a member's outcome of a chord; whoever serves the store then submits the body."""
         raise NotImplementedError(f"Workers hand joins in to {type(self).__name__} themselves.")
 
+    def served(self) -> bool | None:
+        """Whether somebody serves the store now, None when that cannot be told; a store without a service always is."""
+        return True
+
     def close(self) -> None:  # noqa: B027 - a store that holds nothing has nothing to do
         """Gives back connections and files; the store opens them again when it is used again."""
 

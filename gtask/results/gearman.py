@@ -110,6 +110,11 @@ class GearmanStore(ResultStore):
         """See `ResultStore.join`: never a job, because the service submits it itself."""
         self._client(()).submit(Submission(PUT, self._sealed(PUT, encode_join(join, ttl))))
 
+    def served(self) -> bool | None:
+        """See `ResultStore.served`; the job servers have a second to say it."""
+        serving = self._presence()
+        return None if serving is None else bool(serving)
+
     def close(self) -> None:
         """Closes the connections of the blocking methods; they are made again when they are needed."""
         while self._clients:

@@ -8,28 +8,32 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from random import random
 from typing import Any
 
 import pytest
 
-from gtask import App, ResultTimeout, TaskFailed, chord, current_task, group
+from gtask import App, ResultTimeout, TaskFailed, chord, current_task, group, housekeeper
 from gtask.client import Client
 from gtask.codecs import pack
 from gtask.context import TaskContext
 from gtask.errors import EncodeError, GtaskError, JobException, JobFailed, ResultError
+from gtask.housekeeper import FUNCTIONS, Housekeeper
 from gtask.message import Message, encode_message
 from gtask.middleware import Middleware
 from gtask.middleware.base import Next
 from gtask.publish import CALL, LATER, Later, pack_later
 from gtask.states import Outcome
 from gtask.testing.embedded import EmbeddedServer
+from gtask.testing.processes import JobServerProgram
 from gtask.testing.programs import wait_until
 from gtask.types import Submission
 from gtask.worker.blocking import BlockingDriver, fresh_unique
 from gtask.worker.core import CoreOptions, WorkerCore
 from gtask.worker.job import End, Ending, Job
 from tests.app.helpers import LIMIT, working
+from tests.results.conftest import serving, workers
 
 Body = Callable[[bytes], bytes | None]
 
@@ -316,3 +320,57 @@ def test_an_expired_delayed_task_is_not_run(worked: App) -> None:
     result = worked.tasks["add"].apply_async((1,), countdown=0.3, expires=0.1)
     with pytest.raises((GtaskError, ResultError), match="within its expires time"):
         result.get(timeout=LIMIT)
+
+
+# --- a worker whose results nobody serves -------------------------------------------------------------------------
+
+
+def look(app: App) -> None:
+    """Runs a housekeeper until it has looked whether the results are served."""
+    core = WorkerCore(app.servers, FUNCTIONS, CoreOptions(1), random, fresh_unique)
+    with BlockingDriver(core) as driver:
+        keeper = Housekeeper(app, driver)
+        tick = keeper.tick
+
+        def look(now: float) -> float:
+            due = tick(now)
+            if keeper._results_known:
+                driver.stop()
+            return due
+
+        keeper.tick = look  # type: ignore[method-assign]
+        driver.serve(keeper)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeper, "SETTLED", 0.05)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_worker_says_that_nobody_serves_its_results(
+    any_server: EmbeddedServer | JobServerProgram, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with App("shop", servers=any_server.url) as app:
+        app.task(name="add")(lambda a: a)
+        with serving(any_server.url, tmp_path / "results.db"):
+            look(app)
+        assert "No results service" not in caplog.text
+        wait_until(lambda: not workers(any_server.url), LIMIT, "the end of the service")
+        look(app)
+        assert "No results service is connected to gearman://" in caplog.text
+        for way in ("`gtask results`", "--with-results FILE", "results=None"):
+            assert way in caplog.text
+
+
+@pytest.mark.parametrize(
+    "settings", [{"results": None}, {"ignore_result": True}, {"results": "sqlite:///unused.db"}], ids=str
+)
+@pytest.mark.usefixtures("soon")
+def test_a_worker_without_a_use_for_one_misses_none(
+    gtask_server: EmbeddedServer, caplog: pytest.LogCaptureFixture, settings: dict[str, Any]
+) -> None:
+    with App("shop", servers=gtask_server.url, **settings) as app:
+        app.task(name="add")(lambda a: a)
+        look(app)
+    assert "No results service" not in caplog.text

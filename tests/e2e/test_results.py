@@ -48,7 +48,8 @@ def test_without_a_service_get_says_so_at_once(bare: JobServerProgram) -> None:
 
 
 def test_outcomes_wait_for_the_service(bare: JobServerProgram, tmp_path: Path) -> None:
-    with make(bare.url) as app, worker("tests.e2e.tasks:app", cwd=ROOT, servers=bare.url):
+    with make(bare.url) as app, worker("tests.e2e.tasks:app", cwd=ROOT, servers=bare.url) as program:
+        program.wait_for_line(r"WARN +No results service is connected to .*--with-results FILE", LIMIT)
         path = tmp_path / "runs"
         results = [app.tasks["note"].delay(str(path), str(n)) for n in range(30)]
         chained = (app.tasks["add"] | app.tasks["add"].s(1)).delay(1, 2)
