@@ -110,7 +110,7 @@ def results_service(
 ) -> Iterator[Program]:
     command = [sys.executable, "-m", "gtask", "results", f"--db={file}", f"--servers={servers}", *options]
     with Program(command, cwd=cwd, env={"PYTHONUNBUFFERED": "1", "GTASK_SIGNING_KEYS": keys}) as program:
-        program.wait_for_line("gtask results ready")
+        program.wait_for_line("gtask results ready", PATIENCE)
         yield program
 
 
@@ -133,7 +133,7 @@ def rig(server: JobServerProgram, tmp_path_factory: pytest.TempPathFactory) -> I
         sniffer = stack.enter_context(Sniffer(server.server))
         results = stack.enter_context(results_service(sniffer.url, folder / "results.db", keys))
         program = stack.enter_context(
-            worker("app:app", cwd=folder, servers=sniffer.url, env={"GTASK_SIGNING_KEYS": keys})
+            worker("app:app", cwd=folder, servers=sniffer.url, env={"GTASK_SIGNING_KEYS": keys}, timeout=PATIENCE)
         )
         stack.enter_context(stranger(server.url, "double", double))
         yield Rig(server, sniffer, program, results)

@@ -117,7 +117,10 @@ def test_keys_are_replaced_one_after_the_other(rig: Rig, keys: dict[str, str] | 
 def test_every_pool_signs(rig: Rig, tmp_path: Path, pool: str) -> None:
     (tmp_path / "app.py").write_text(SOURCE.replace('App("signed")', f'App("signed", namespace="{pool}.")'))
     keys = {"GTASK_SIGNING_KEYS": f"k1:{OLD}"}
-    with worker("app:app", cwd=tmp_path, servers=rig.sniffer.url, pool=pool, env=keys), rig.caller() as app:
+    with (
+        worker("app:app", cwd=tmp_path, servers=rig.sniffer.url, pool=pool, env=keys, timeout=PATIENCE),
+        rig.caller() as app,
+    ):
         heard: list[bytes] = []
         tells = app.task(name=f"{pool}.tells")(lambda: None)
         assert tells.options(on_data=heard.append, on_warning=heard.append).call() == "done"
@@ -137,7 +140,7 @@ def test_every_results_service_has_its_keys(tmp_path: Path, where: str) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(job_server(results=file if where == "server" else None, env=keys))
         extra = [f"--with-results={file}"] if where == "worker" else []
-        stack.enter_context(worker("app:app", *extra, cwd=tmp_path, servers=server.url, env=keys))
+        stack.enter_context(worker("app:app", *extra, cwd=tmp_path, servers=server.url, env=keys, timeout=PATIENCE))
         if where == "app":
             stack.enter_context(results_service(server.url, file, None, "--app=keyed:app", cwd=tmp_path))
         app = stack.enter_context(App("caller", server.url, signing_keys={"k1": OLD}))
@@ -237,7 +240,9 @@ def test_results_that_are_not_signed_are_not_kept(rig: Rig, app: App) -> None:
 
 def test_a_worker_without_keys_names_the_setting(rig: Rig, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(SOURCE.replace('App("signed")', 'App("signed", namespace="plain.")'))
-    with worker("app:app", cwd=tmp_path, servers=rig.server.url, env={"GTASK_SIGNING_KEYS": None}) as program:
+    with worker(
+        "app:app", cwd=tmp_path, servers=rig.server.url, env={"GTASK_SIGNING_KEYS": None}, timeout=PATIENCE
+    ) as program:
         with App("caller", rig.server.url, signing_keys=KEYS) as app:
             app.task(name="plain.add")(lambda a, b: None)
             with pytest.raises(SignatureError, match="not signed"):
