@@ -118,7 +118,7 @@ class Supervisor:
         self._told_at = 0.0
         self._quit = False
         self._failures = 0
-        self._start_later: list[tuple[float, Role, int]] = []
+        self._start_later: list[tuple[float, Role, int, int]] = []
         self._to_replace: list[int] = []
         self._text = b""
 
@@ -209,12 +209,12 @@ class Supervisor:
         if self._ledger is not None and (code or blamed):
             self._ledger.died_at = time.time()
         self._free_slots[process.role].append(process.slots)
-        if process.overdue and not self._stop_at:
-            self._start_later.append((time.monotonic(), process.role, process.index))
-            return
         if process.stopping or self._stop_at:
-            if code < 0 and not self._quit:
+            if code < 0 and not self._quit and not process.overdue:
                 log.warning("Process %d (%s) was ended by %s.", pid, process.role.name, signal.Signals(-code).name)
+            return
+        if process.overdue:
+            self._start_again(process, pid)
             return
         if code < 0:
             log.error(
@@ -234,7 +234,20 @@ class Supervisor:
             pause = min(MAX_PAUSE, 0.5 * 2 ** min(self._failures, 10))
         else:
             self._failures = 0
-        self._start_later.append((time.monotonic() + pause, process.role, process.index))
+        self._start_again(process, pid, pause)
+
+    def _start_again(self, process: _Process, pid: int, pause: float = 0.0) -> None:
+        """Plans another process in place of one that died, unless one is on its way to replace it already."""
+        heirs = [other for other in self._processes.values() if other.replaces == pid]
+        for heir in heirs:
+            heir.replaces = 0
+        for place, (when, role, index, replaces) in enumerate(self._start_later):
+            if replaces == pid:
+                self._start_later[place] = (when, role, index, 0)
+                return
+        if not heirs:
+            entry = (time.monotonic() + pause, process.role, process.index, process.replaces)
+            self._start_later.append(entry)
 
     def _settle(self, process: _Process) -> str:
         """Blames the jobs that a process was running when it died, unless it was killed for a reason of ours.
@@ -269,7 +282,7 @@ class Supervisor:
                 self._start_later.remove(entry)
             elif entry[0] <= now:
                 self._start_later.remove(entry)
-                self._fork(entry[1], entry[2])
+                self._fork(*entry[1:])
 
     def _read_ready(self) -> None:
         self._text += _drain(self._ready_reader)
@@ -334,6 +347,7 @@ class Supervisor:
                 self._give_back(f"{len(first)} processes did not finish in time; their jobs go back.")
             return
         replacing = any(process.replaces in self._processes for process in self._processes.values())
+        replacing = replacing or any(entry[3] in self._processes for entry in self._start_later)
         while self._to_replace and not replacing:
             pid = self._to_replace.pop(0)
             process = self._processes.get(pid)
