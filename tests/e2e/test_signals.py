@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from gtask import group
+from gtask.testing.processes import job_server, worker
 from gtask.testing.programs import wait_until
 from tests.e2e.conftest import LIMIT, House
 from tests.e2e.tasks import lines
@@ -164,3 +166,46 @@ def test_a_killed_supervisor_takes_its_children_along(house: House, tmp_path: Pa
     with house.worker():
         assert queued.get(timeout=LIMIT) == 3
     assert lines(tmp_path / "a.started") == [str(runs)]
+
+
+STUMBLING = """
+import os
+from gtask import App
+
+app = App("stumbling")
+
+@app.task
+def pid() -> int:
+    return os.getpid()
+
+@app.on_worker_start
+def stumble() -> None:
+    if os.path.exists("stumble"):
+        os.unlink("stumble")
+        os._exit(3)
+"""
+
+
+@pytest.mark.parametrize("dies", ["new", "old"])
+def test_replacing_goes_on_when_a_process_dies_of_it(tmp_path: Path, dies: str) -> None:
+    """Neither one that dies at its start nor one that dies before its successor leaves a process too many."""
+    (tmp_path / "app.py").write_text(STUMBLING)
+    with job_server() as server, worker("app:app", cwd=tmp_path, servers=server.url) as program:
+        before = program.children()
+        if dies == "new":
+            (tmp_path / "stumble").touch()
+        program.kill(signum=signal.SIGHUP)
+        if dies == "old":
+            program.wait_for_line("Replacing the processes", LIMIT)
+            with suppress(ValueError):  # gone already
+                program.kill(before[1], signal.SIGKILL)
+        wait_until(
+            lambda: len(program.children()) == 3 and not {*before} & {*program.children()}, LIMIT, "three new processes"
+        )
+        position = program.output.position
+        program.kill(signum=signal.SIGHUP)
+        program.wait_for_line("Replacing the processes", LIMIT, position)
+        renewed = program.children()
+        wait_until(
+            lambda: len(program.children()) == 3 and not {*renewed} & {*program.children()}, LIMIT, "another three"
+        )
