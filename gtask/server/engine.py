@@ -235,7 +235,7 @@ class Engine:
                 rewritten.append(effect)
         for job in refused:
             job.background = False
-            if job in new or (job.ignored and job.state not in (RUNNING, ENDED)):
+            if job.state != ENDED and (job in new or (job.ignored and job.state != RUNNING)):
                 state.end(job)
         return rewritten + self._take()
 

@@ -211,6 +211,19 @@ def test_a_worker_that_grabbed_a_refused_job_gets_nothing() -> None:
     assert not w.running
 
 
+def test_a_refused_job_that_has_ended_in_its_round_ends_once() -> None:
+    """What jobs take in memory is counted, and would be too little for ever."""
+    bench = Bench()
+    w = bench.peer(b"f")
+    effects = [*bench.submit(w), *(grabbed := bench.send(w, T.GRAB_JOB))]
+    (sent,) = grabbed
+    assert isinstance(sent, Send)
+    effects += bench.send(w, T.WORK_COMPLETE, sent.data[12:].split(b"\0")[0], b"")
+    bench.engine.refused(effects, persisted(effects), bench.now)
+    assert (bench.engine.queued, bench.engine.running) == (0, 0)
+    assert bench.engine._state.held == 0
+
+
 def test_a_foreground_job_that_could_not_be_made_durable_stays_what_it_was() -> None:
     bench = Bench()
     a, b = bench.peer(), bench.peer()
