@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from gtask.retry import Retry
     from gtask.states import State
     from gtask.task import Task
+    from gtask.transport.tls import TLS
     from gtask.types import Priority
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "App",
     "Priority",
     "Retry",
+    "TLS",
     "Task",
     "TaskContext",
     "current_task",
@@ -100,6 +102,7 @@ _HOMES: Final = {  # names that are in none of these are errors
     "gtask.retry": "Retry",
     "gtask.states": "State",
     "gtask.task": "Task",
+    "gtask.transport.tls": "TLS",
     "gtask.types": "Priority",
 }
 
