@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -82,25 +82,48 @@ class GroupResult(Generic[R]):
 
     def completed_count(self) -> int:
         """How many members have succeeded."""
-        return sum(self._states(lambda state: state is State.SUCCESS))
+        return self._states().count(State.SUCCESS)
+
+    async def acompleted_count(self) -> int:
+        """`completed_count` for async code."""
+        return (await self._astates()).count(State.SUCCESS)
 
     def ready(self) -> bool:
         """Whether all members have ended."""
-        return all(self._states(lambda state: state.ready))
+        return all(state.ready for state in self._states())
+
+    async def aready(self) -> bool:
+        """`ready` for async code."""
+        return all(state.ready for state in await self._astates())
 
     def successful(self) -> bool:
         """Whether all members have ended well."""
-        return all(self._states(lambda state: state is State.SUCCESS))
+        return self.completed_count() == len(self)
+
+    async def asuccessful(self) -> bool:
+        """`successful` for async code."""
+        return await self.acompleted_count() == len(self)
 
     def failed(self) -> bool:
         """Whether a member has failed."""
-        return any(self._states(lambda state: state is State.FAILURE))
+        return State.FAILURE in self._states()
+
+    async def afailed(self) -> bool:
+        """`failed` for async code."""
+        return State.FAILURE in await self._astates()
 
     def forget(self) -> None:
         """Drops the results of all members from the store."""
-        self._store({"": self.results}).forget([result.id for result in self.results])
+        self._store({"": self.results}).forget(self._forgotten())
+
+    async def aforget(self) -> None:
+        """`forget` for async code."""
+        await self._store({"": self.results}).aforget(self._forgotten())
+
+    def _forgotten(self) -> list[str]:
         for result in self.results:
             result._outcome = None
+        return [result.id for result in self.results]
 
     def _store(self, waiting: Mapping[str, Sequence[AsyncResult[R]]]) -> ResultStore:
         """The store of them all; raises as `AsyncResult.get` does where one of them has no result to wait for."""
@@ -127,10 +150,16 @@ class GroupResult(Generic[R]):
             raise ResultTimeout(f"Not all of the group's {len(self)} results were there within {timeout:g} s.")
         return seconds
 
-    def _states(self, is_so: Callable[[State], bool]) -> list[bool]:
+    def _states(self) -> list[State]:
         waiting = self._unfinished()
-        if waiting:
-            for record in self._store(waiting).get(list(waiting)).values():
-                for result in waiting[record.id]:
-                    result._keep(record)
-        return [is_so(result._outcome.state if result._outcome else State.PENDING) for result in self.results]
+        return self._seen(waiting, self._store(waiting).get(list(waiting)) if waiting else {})
+
+    async def _astates(self) -> list[State]:
+        waiting = self._unfinished()
+        return self._seen(waiting, await self._store(waiting).aget(list(waiting)) if waiting else {})
+
+    def _seen(self, waiting: Mapping[str, Sequence[AsyncResult[R]]], found: Mapping[str, Record]) -> list[State]:
+        for record in found.values():
+            for result in waiting[record.id]:
+                result._keep(record)
+        return [result._outcome.state if result._outcome else State.PENDING for result in self.results]

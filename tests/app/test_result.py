@@ -487,12 +487,20 @@ async def test_async_code_joins_groups(stored: App) -> None:
     assert (await anext(order)).id == "b"
     keep(stored, done("a", 1))
     assert [result.id async for result in order] == ["a"]
+    assert not await handles(stored, "ad").aready()
+    assert await handles(stored, "ad").acompleted_count() == 1
     assert await found == await found.aget() == [1, 2]
+    assert await found.aready()
+    assert await found.asuccessful()
+    assert not await found.afailed()
     keep(stored, failed("c", ValueError("x")))
     with pytest.raises(ValueError, match="x"):
         await handles(stored, "ac").ajoin(timeout=LIMIT)
     values = await handles(stored, "ac").ajoin(timeout=LIMIT, propagate=False)
     assert isinstance(values[1], ValueError)
+    assert await handles(stored, "ac").afailed()
+    await found.aforget()
+    assert not await found.aready()
 
 
 def test_a_member_whose_result_is_ignored_is_not_waited_for(stored: App) -> None:
