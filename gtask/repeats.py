@@ -124,6 +124,8 @@ class Repeats:
         elif isinstance(job.mark, _Look):
             job.mark.done.wait(PATIENCE)
         self._look_ahead(job)
+        # Not the task's own time: counted as such, the worker would think it long and hold no other beside it.
+        job.started = time.monotonic()
         return _outcome(job)
 
     async def afind(self, job: Job, context: TaskContext) -> Outcome | None:
@@ -143,6 +145,7 @@ class Repeats:
                 look.answer(found)
         elif isinstance(job.mark, _Look) and job.mark.adone is not None:
             await job.mark.adone.wait()
+        job.started = time.monotonic()
         return _outcome(job)
 
     @property

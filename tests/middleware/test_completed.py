@@ -125,6 +125,15 @@ def test_one_that_has_not_run_yet_is_run(shop: Shop) -> None:
     assert (shop.runs, len(shop.store.asked)) == ([7], 1)
 
 
+def test_waiting_for_the_store_does_not_make_a_task_a_long_one(shop: Shop) -> None:
+    """A worker that thinks so holds no job beside it, and asks the store about each one alone."""
+    job = shop.job(shop.sent())
+    shop.reconnect()
+    job.started = time.monotonic() - 100.0
+    shop.runner.run(job, LocalReporter())
+    assert time.monotonic() - job.started < 50.0
+
+
 def test_one_that_is_being_tried_again_is_run(shop: Shop) -> None:
     submission = shop.sent()
     shop.ended(submission, State.RETRY, None, error=ErrorInfo("OSError"))
