@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("gtask.client")
 
 LOOKED_AT: Final = 8
-"""Runs of a task whose jobs are looked for on the job servers, when its store knows nothing: its first four, and as many
-after it was sent again from its dead letter."""
+"""Runs of a task whose jobs are looked for on the job servers, when its store knows nothing: its first four, and as
+many after it was sent again from its dead letter."""
 
 
 @dataclass(frozen=True)
