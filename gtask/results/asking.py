@@ -33,6 +33,9 @@ OVERDUE: Final = 3.0
 LATE: Final = 0.25
 """Seconds that the answer to the last question of a wait may come after the wait's own time: its way here."""
 
+LOOK: Final = 0.8
+"""Seconds all job servers together may take to say whether a results service is there."""
+
 RESTART: Final = 15.0
 """Seconds a service that was there at the beginning of a wait may be away before the wait is given up."""
 
@@ -71,7 +74,12 @@ class More(NamedTuple):
 
 
 class Presence(NamedTuple):
-    """Ask the job servers on which of them a results service is connected; None when no job server answers."""
+    """Ask the job servers on which of them a results service is connected; None when no job server answers.
+
+    All of them together have `limit` seconds.
+    """
+
+    limit: float = LOOK
 
 
 class Nap(NamedTuple):
@@ -183,6 +191,7 @@ class Asking:
     def _ask(self, ask: Ask | Claim, deadline: float) -> Flow[Answer | None]:
         """Asks until there is an answer; None when the time is over and a service is there."""
         again = False
+        asked = False
         while True:
             left = max(0.0, deadline - self._now())
             if isinstance(ask, Claim):
@@ -191,12 +200,15 @@ class Asking:
                 hold = min(ask.timeout, left)
                 workload = encode_ask(ask._replace(timeout=hold))
             # A caller who waits for two seconds is not kept for five by a service that has fallen silent.
-            limit = max(left + LATE, SIGN)
-            heard: Heard = yield Question(workload, min(hold + OVERDUE, limit), self._where, SIGN, limit)
+            limit = left + LATE if asked else max(left + LATE, SIGN)
+            heard: Heard = yield Question(workload, min(hold + OVERDUE, limit), self._where, min(SIGN, limit), limit)
             look = SIGN
             while heard is Silence.NO_SIGN:
-                serving: tuple[Server, ...] | None = yield Presence()
+                # The first look has its whole time: without it, it could not be said that no service is there.
+                left = deadline - self._now()
+                serving: tuple[Server, ...] | None = yield Presence(min(LOOK, max(left, LATE)) if asked else LOOK)
                 self._judge(serving)
+                asked = True
                 if self._now() >= deadline:
                     return None
                 if serving and (not again or len(serving) < len(self._where or self._servers)):
@@ -214,7 +226,8 @@ class Asking:
             if heard is Silence.NO_ANSWER:
                 self._seen = self._now()
             elif isinstance(heard, GtaskError):
-                yield from self._failed(heard)
+                yield from self._failed(heard, deadline)
+            asked = True
             if self._now() >= deadline:
                 return None
 
@@ -235,7 +248,7 @@ class Asking:
             return
         raise unavailable(self._servers)
 
-    def _failed(self, error: GtaskError) -> Flow[None]:
+    def _failed(self, error: GtaskError, deadline: float) -> Flow[None]:
         """A question failed: goes on where another one may succeed."""
         now = self._now()
         if isinstance(error, JobFailed | JobException):
@@ -253,7 +266,7 @@ class Asking:
         elif now - self._seen >= RESTART:
             raise ResultsUnavailable(f"Results cannot be had any more: {error}") from error
         self._where = ()
-        yield Nap(min(MAX_NAP, FIRST_NAP * 2**self._failures))
+        yield Nap(max(0.0, min(MAX_NAP, FIRST_NAP * 2**self._failures, deadline - now)))
 
 
 def unavailable(servers: Sequence[Server]) -> ResultsUnavailable:

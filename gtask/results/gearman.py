@@ -16,7 +16,7 @@ from anyio.lowlevel import RunVar
 from gtask.client import AdminClient, AsyncAdminClient, AsyncClient, AsyncForegroundJob, Client, ForegroundJob
 from gtask.errors import GtaskError, NetworkError, ProtocolError, ResultTimeout, ServerError, SignatureError
 from gtask.protocol.admin import StatusRow
-from gtask.results.asking import Asking, Flow, Heard, More, Nap, Question, Silence
+from gtask.results.asking import LOOK, Asking, Flow, Heard, More, Nap, Question, Silence
 from gtask.results.base import Carriage, ResultStore
 from gtask.results.joins import Join
 from gtask.results.wire import PUT, WAIT, check_claim, cut_items, encode_item, encode_join
@@ -28,9 +28,6 @@ from gtask.types import Server, Submission, parse_servers
 MAX_ITEMS: Final = 500
 MAX_BYTES: Final = 1024 * 1024
 """What one job with outcomes holds at most: items, and bytes unless a single item is larger."""
-
-LOOK: Final = 0.8
-"""Seconds all job servers together may take to say whether a results service is there."""
 
 T = TypeVar("T")
 MakeClient = Callable[[Sequence[Server], TLS | None], Client]
@@ -112,7 +109,7 @@ class GearmanStore(ResultStore):
 
     def served(self) -> bool | None:
         """See `ResultStore.served`; the job servers have a second to say it."""
-        serving = self._presence()
+        serving = self._presence(LOOK)
         return None if serving is None else bool(serving)
 
     def close(self) -> None:
@@ -223,7 +220,7 @@ class GearmanStore(ResultStore):
                     time.sleep(max(0.0, step.seconds))
                     value = None
                 else:
-                    value = self._presence()
+                    value = self._presence(step.limit)
         except StopIteration as stop:
             result: T = stop.value
             return result
@@ -245,18 +242,18 @@ class GearmanStore(ResultStore):
         except GtaskError as error:
             return error
 
-    def _presence(self) -> tuple[Server, ...] | None:
+    def _presence(self, limit: float) -> tuple[Server, ...] | None:
         found: dict[Server, bool] = {}
         for server in self.servers:
             try:
-                with AdminClient(server, **self._look(server)) as admin:
+                with AdminClient(server, **self._look(server, limit)) as admin:
                     found[server] = _serves(admin.status())
             except (NetworkError, ProtocolError):
                 continue
         return _serving(found)
 
-    def _look(self, server: Server) -> dict[str, Any]:
-        share = LOOK / len(self.servers)
+    def _look(self, server: Server, limit: float) -> dict[str, Any]:
+        share = limit / len(self.servers)
         return {"timeout": share, "connect_timeout": share, "tls": self._tls if server.tls else None}
 
     # --- the async face --------------------------------------------------------------------------------------
@@ -286,7 +283,7 @@ class GearmanStore(ResultStore):
                     await anyio.sleep(max(0.0, step.seconds))
                     value = None
                 else:
-                    value = await self._apresence()
+                    value = await self._apresence(step.limit)
         except StopIteration as stop:
             result: T = stop.value
             return result
@@ -308,12 +305,12 @@ class GearmanStore(ResultStore):
         except GtaskError as error:
             return error
 
-    async def _apresence(self) -> tuple[Server, ...] | None:
+    async def _apresence(self, limit: float) -> tuple[Server, ...] | None:
         found: dict[Server, bool] = {}
 
         async def look(server: Server) -> None:
             try:
-                async with AsyncAdminClient(server, **self._look(server)) as admin:
+                async with AsyncAdminClient(server, **self._look(server, limit)) as admin:
                     found[server] = _serves(await admin.status())
             except (NetworkError, ProtocolError):
                 pass
