@@ -8,7 +8,6 @@ resume it; an error of the wait is thrown into it. The calls themselves are in `
 from __future__ import annotations
 
 import contextlib
-import ssl
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from random import Random
@@ -28,7 +27,7 @@ from gtask.errors import (
     RequestTimeout,
 )
 from gtask.protocol.codec import MAX_BODY
-from gtask.transport.stream import Connection
+from gtask.transport.stream import Connection, is_refusal
 from gtask.transport.tls import TLS, refuse_plaintext
 from gtask.types import Server, parse_servers
 
@@ -323,7 +322,7 @@ class Core:
             trip.give_up_at = trip.limit if trip.limit < INF else now + trip.window
             trip.pauses = 0
         trip.uncertain = True
-        final = isinstance(error, RemoteProtocolError) or isinstance(error.__cause__, ssl.SSLError)
+        final = isinstance(error, RemoteProtocolError) or is_refusal(error.__cause__)
         if final:
             # No job server speaks like that, or it refuses our certificate; this call does not ask it again.
             trip.excluded[link.server] = error

@@ -190,13 +190,21 @@ def _explain_certificate(error: ssl.SSLCertVerificationError) -> str:
     return f"its certificate is not accepted ({why}); {remedy}"
 
 
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether the other side ended TLS because of this side's certificate: it would do so again."""
+    if not isinstance(error, ssl.SSLError):
+        return False
+    reason = (error.reason or "").replace("_", " ").lower()
+    return "alert" in reason and any(word in reason for word in ("certificate", "unknown ca", "access denied"))
+
+
 def _explain_tls(error: ssl.SSLError) -> str:
     reason = (error.reason or str(error)).replace("_", " ").lower()
     if "wrong version" in reason or "record layer" in reason:
         return f"it answered in plain text; {_NO_TLS}"
     if "certificate required" in reason:
         return "it asks for a client certificate; name one: TLS(certfile=...), --tls-cert or $GTASK_TLS_CERTFILE"
-    if "alert" in reason and any(word in reason for word in ("unknown ca", "certificate")):
+    if is_refusal(error):
         return f"it does not accept the client certificate ({reason.partition('alert ')[2]}); name another one"
     if "alert handshake failure" in reason:
         return "it refuses the TLS handshake; does it ask for a client certificate, TLS(certfile=...)?"

@@ -8,6 +8,7 @@ import signal
 import socket
 import sqlite3
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -22,6 +23,7 @@ from gtask.testing.processes import JobServerProgram, admin, job_server
 from gtask.testing.programs import Program, wait_until
 from gtask.types import Submission, is_loopback
 from tests.cli.runs import gtask, only_line
+from tests.pki import Certificates
 
 READY = r"^gtask server ready at gearman://127\.0\.0\.1:(\d+), (.*), results (.*)$"
 
@@ -157,6 +159,41 @@ def test_results_waits_for_a_server_that_is_away(tmp_path: Path) -> None:
 
 def test_results_refuses_a_file_that_it_cannot_use(tmp_path: Path) -> None:
     assert "does not exist; create it" in only_line(gtask("results", "--db=none/r.db", cwd=tmp_path), 1)
+
+
+def test_tls_that_lacks_something_is_not_started(tmp_path: Path) -> None:
+    assert "--tls-key needs the certificate" in only_line(gtask("server", "--tls-key=k.pem", cwd=tmp_path), 2)
+    assert "--tls-client-ca needs the certificate" in only_line(gtask("server", "--tls-client-ca=c", cwd=tmp_path), 2)
+    line = only_line(gtask("server", "--port=0", "--tls-cert=missing.pem", cwd=tmp_path), 1)
+    assert "TLS cannot be set up with missing.pem: No such file or directory. Name readable PEM files." in line
+
+
+@pytest.mark.parametrize("option", ["--max-connections=0", "--stall-timeout=0", "--idle-timeout=-1", "--max-memory=0"])
+def test_a_bound_that_leaves_nothing_is_wrong_usage(option: str, tmp_path: Path) -> None:
+    assert option.partition("=")[0] in only_line(gtask("server", "--port=0", option, cwd=tmp_path), 2)
+
+
+def test_the_bounds_are_those_of_the_command_line() -> None:
+    with job_server("--max-connections-per-peer=3") as server, ExitStack() as stack:
+        first = [stack.enter_context(socket.create_connection((server.host, server.port), 10)) for _ in range(3)]
+        for sock in first:
+            sock.sendall(encode_request(PacketType.ECHO_REQ, b"x"))
+            assert sock.recv(100)
+        late = stack.enter_context(socket.create_connection((server.host, server.port), 10))
+        assert late.recv(100) == b""
+        server.wait_for_line("127.0.0.1 was turned away: 3 connections from one address is the limit.")
+
+
+def test_an_open_port_is_warned_of_unless_it_asks_for_certificates(certificates: Certificates) -> None:
+    tls = [f"--tls-cert={certificates.server}"]
+    ask = [f"--tls-client-ca={certificates.ca}"]
+    for options, warned in (([], "--tls-cert and --tls-client-ca"), (tls, "--tls-client-ca"), ([*tls, *ask], "")):
+        argv = [sys.executable, "-m", "gtask", "server", "--host=0.0.0.0", "--port=0", "--results=none", *options]
+        with Program(argv, env={"PYTHONUNBUFFERED": "1"}) as program:
+            program.wait_for_line("gtask server ready at gearman")
+            found = "0.0.0.0 can be reached from other machines" in program.tail()
+            assert found == bool(warned)
+            assert warned in program.tail()
 
 
 # --- in this process -----------------------------------------------------------------------------------------

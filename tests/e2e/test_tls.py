@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import pytest
 from gtask import App, chain, group
 from gtask.client import Client
 from gtask.errors import ConfigurationError, NetworkError
+from gtask.testing.faults import FaultProxy
 from gtask.testing.processes import gearmand, job_server, worker
 from gtask.testing.programs import Program, free_port, wait_until
 from gtask.testing.requirements import require
@@ -441,3 +442,39 @@ def test_the_documented_set_up_with_stunnel(tmp_path: Path, certificates: Certif
                 [*command, "-p", str(wrong), "-t", "3000", "hello"], capture_output=True, text=True, timeout=LIMIT
             )
             assert "HELLO" not in done.stdout
+
+
+# --- faults --------------------------------------------------------------------------------------------------
+
+
+def test_faults_below_tls_are_survived(tmp_path: Path, certificates: Certificates) -> None:
+    """Single bytes, a cut, a reset, a corrupted record, a stall: calls go on, and nothing of it is taken for data."""
+    tls = certificates.for_client()
+    options = [f"--tls-cert={certificates.server}"]
+    with job_server(*options, db=tmp_path / "queue.db", results=tmp_path / "results.db", tls=tls) as server:
+        with FaultProxy(server.server) as proxy:
+            made = Secure("gtask", str(Server(proxy.host, proxy.port, True)), tls, tmp_path)
+            with made.worker("thread"), made.app() as app:
+                app.settings = replace(app.settings, request_timeout=3.0)
+                add = app.tasks["add"]
+                number = 0
+
+                def works() -> None:
+                    nonlocal number
+                    number += 1
+                    assert add.delay(number, 1).get(timeout=LIMIT) == number + 1
+                    assert add.call(number, 2) == number + 2
+
+                works()
+                proxy.split()
+                works()
+                for fault in (proxy.cut, lambda: proxy.cut(reset=True), proxy.corrupt):
+                    fault()
+                    works()
+                    proxy.heal()
+                    works()
+                proxy.stall()
+                with pytest.raises(NetworkError):
+                    add.delay(1, 1)
+                proxy.heal()
+                works()
