@@ -28,8 +28,9 @@ def test_each_runs_at_its_time_to_the_fraction(staffed: Staffed, tmp_path: Path)
     for delay, result in results.items():
         ran = result.get(timeout=LIMIT) - begun
         assert delay <= ran < delay + LIMIT / 2
-    order = [line.split()[0] for line in lines(Path(path))]
-    assert order == [str(delay) for delay in sorted(results)]
+    # Each ran once. Two processes run them, so which of two close ones writes first is not promised.
+    ran_once = sorted(line.split()[0] for line in lines(Path(path)))
+    assert ran_once == sorted(str(delay) for delay in results)
 
 
 def test_a_delayed_step_of_a_chain(staffed: Staffed, tmp_path: Path) -> None:
