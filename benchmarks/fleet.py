@@ -196,6 +196,11 @@ class Fleet:
         self.record.close()
 
 
+def end_on_sigterm() -> None:
+    """Has SIGTERM end this process as an error does, so that nothing that it has started is left behind."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 def kill_all(program: Program) -> None:
     """Kills a program and its children at once, as a host that loses power does."""
     for pid in [*program.children(), program.pid]:

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.fleet import ROOT, kill_all, results_service, server
+from benchmarks.fleet import ROOT, end_on_sigterm, kill_all, results_service, server
 from benchmarks.recording import FILE, Record, make, record_of
 from gtask.errors import GtaskError
 from gtask.message import new_task_id
@@ -179,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--quiet", action="store_true", help="only print the figures at the end")
     given = parser.parse_args(argv)
+    end_on_sigterm()
     seed = given.seed if given.seed is not None else random.randrange(1 << 32)
     good = True
     for kind in SERVERS if given.server == "both" else [given.server]:

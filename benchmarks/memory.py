@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import linear_regression
 
 from benchmarks.app import Tasks, make
-from benchmarks.fleet import ROOT
+from benchmarks.fleet import ROOT, end_on_sigterm
 from gtask import group
 from gtask.testing import job_server, wait_until, worker
 
@@ -146,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1_000_000, help="how many jobs  [1000000]")
     parser.add_argument("--quiet", action="store_true", help="only print the figures at the end")
     given = parser.parse_args(argv)
+    end_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="gtask-memory-") as folder:
         processes = measure(given.jobs, Path(folder), given.quiet)
     print(f"{given.jobs} jobs; the figures are those after the first {WARM_UP:.0%} of them")

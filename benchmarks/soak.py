@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.episodes import EPISODES
-from benchmarks.fleet import Fleet, fleet
+from benchmarks.fleet import Fleet, end_on_sigterm, fleet
 from gtask.results.sqlite import SqliteStore
 
 BOUND = 5.0
@@ -135,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--quiet", action="store_true", help="only print the figures at the end")
     given = parser.parse_args(argv)
+    end_on_sigterm()
     seed = given.seed if given.seed is not None else random.randrange(1 << 32)
     good = True
     for server in SERVERS if given.server == "both" else [given.server]:
