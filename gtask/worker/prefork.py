@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -36,6 +36,9 @@ TWICE: Final = 1.0
 
 LOOK: Final = 0.25
 """Seconds between two looks for jobs that are beyond their time limit."""
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD)
+"""What the supervisor listens to."""
 
 LAST_GRACE: Final = 10.0
 """Seconds the housekeeping processes get to finish after the others are gone."""
@@ -129,8 +132,7 @@ class Supervisor:
         wake_reader, wake_writer = os.pipe()
         for descriptor in (self._ready_reader, wake_reader, wake_writer):
             os.set_blocking(descriptor, False)
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD)
-        before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         old_wakeup = signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
         self._own = (self._alive_writer, self._ready_reader, wake_reader, wake_writer)
         try:
@@ -161,12 +163,17 @@ class Supervisor:
         sys.stderr.flush()
         # Twice as many as there are processes, since a new one may start before the one it replaces has ended.
         slots = self._free_slots[role].pop() if self._free_slots[role] else range(0)
-        pid = os.fork()
-        if pid == 0:
-            self._be_child(role, index, slots)
-        self._processes[pid] = _Process(role, index, slots, replaces)
+        # Until the child has handlers of its own a signal waits, or its copy of this process's would swallow it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._be_child(role, index, slots, mask)
+            self._processes[pid] = _Process(role, index, slots, replaces)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    def _be_child(self, role: Role, index: int, slots: range) -> NoReturn:
+    def _be_child(self, role: Role, index: int, slots: range, mask: Iterable[int]) -> NoReturn:
         code = 1
         try:
             # What the parent registered to be done at its exit is not this process's to do; what this one registers is.
@@ -177,6 +184,7 @@ class Supervisor:
                 signal.signal(number, signal.SIG_IGN)
             for number in (signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for descriptor in self._own:
                 os.close(descriptor)
             role.main(Child(role.name, index, slots, self._alive_reader, self._ready_writer))
@@ -210,7 +218,8 @@ class Supervisor:
             self._ledger.died_at = time.time()
         self._free_slots[process.role].append(process.slots)
         if process.stopping or self._stop_at:
-            if code < 0 and not self._quit and not process.overdue:
+            too_young = code == -signal.SIGTERM and not process.ready
+            if code < 0 and not (self._quit or process.overdue or too_young):
                 log.warning("Process %d (%s) was ended by %s.", pid, process.role.name, signal.Signals(-code).name)
             return
         if process.overdue:
