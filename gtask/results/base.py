@@ -30,6 +30,20 @@ class Carriage(NamedTuple):
     item: bytes
 
 
+class Mark(NamedTuple):
+    """A task that was revoked; with `terminate` it is to be stopped where it runs already."""
+
+    id: str
+    terminate: bool = False
+
+
+class Marks(NamedTuple):
+    """Marks in the order in which they were made, and the cursor behind the last of them."""
+
+    marks: list[Mark]
+    cursor: str
+
+
 class ResultStore(ABC):
     """Keeps the records of tasks by their id.
 
@@ -83,6 +97,55 @@ class ResultStore(ABC):
         """As `carry`, for a member's outcome of a chord; whoever serves the store then submits the body."""
         raise NotImplementedError(f"Workers hand joins in to {type(self).__name__} themselves.")
 
+    def unclaim(self, key: str, id: str) -> None:
+        """Ends the claim that the task `id` has on a key before the task is ready; without that claim nothing happens.
+
+        Raises `ConfigurationError` in a store that keeps no claims.
+        """
+        raise ConfigurationError(f"{type(self).__name__} keeps no claims; unique= needs another result store.")
+
+    def revoke(self, records: Sequence[Record], terminate: bool, ttl: float) -> None:
+        """Keeps the REVOKED records of tasks, and marks these tasks for every worker, for `ttl` seconds.
+
+        A task that is ready already keeps its record. Safe on disk (or with the server) when it returns, whether a
+        worker or a service is there or not. Raises `ConfigurationError` in a store that keeps no marks.
+        """
+        raise ConfigurationError(f"{type(self).__name__} keeps no marks; revoke() needs another result store.")
+
+    def revoked(self, cursor: str, timeout: float) -> Marks:
+        """Waits up to `timeout` seconds for marks made after `cursor`; returns them, none when the time is over.
+
+        The cursor "" stands for the beginning, and so does one of another time of the store: all marks that are still
+        kept. Up to 10,000 come at once, whoever asks again gets the rest. Raises as `wait` and `revoke` do.
+        """
+        raise ConfigurationError(f"{type(self).__name__} keeps no marks; revoke() needs another result store.")
+
+    def acquire(self, key: str, holder: str, most: int, ttl: float) -> bool:
+        """Takes one of the `most` places of a key for a holder, who has it for `ttl` seconds unless it asks again.
+
+        False when others have them all. Raises `ConfigurationError` in a store that keeps no places.
+        """
+        raise ConfigurationError(f"{type(self).__name__} keeps no places; such limits need another result store.")
+
+    def release(self, key: str, holder: str) -> None:
+        """Gives a holder's place of a key back; without one nothing happens."""
+        raise ConfigurationError(f"{type(self).__name__} keeps no places; such limits need another result store.")
+
+    def take(self, key: str, rate: float, burst: int) -> float:
+        """Takes one token of a key: `rate` come back each second, `burst` may be saved up.
+
+        Returns 0.0 with the token, else the seconds until there is one. Raises `ConfigurationError` in a store that
+        counts no tokens.
+        """
+        raise ConfigurationError(f"{type(self).__name__} counts no tokens; such limits need another result store.")
+
+    def count(self, key: str, ttl: float) -> int:
+        """Adds one to the counter of a key, which begins at zero and is kept for `ttl` seconds from now; returns it.
+
+        Raises `ConfigurationError` in a store that keeps no counters.
+        """
+        raise ConfigurationError(f"{type(self).__name__} keeps no counters; use another result store.")
+
     def served(self) -> bool | None:
         """Whether somebody serves the store now, None when that cannot be told; a store without a service always is."""
         return True
@@ -117,6 +180,30 @@ class ResultStore(ABC):
     async def aclaim(self, key: str, id: str, ttl: float) -> str:
         """`claim` for async code."""
         return await anyio.to_thread.run_sync(self.claim, key, id, ttl)
+
+    async def aunclaim(self, key: str, id: str) -> None:
+        """`unclaim` for async code."""
+        await anyio.to_thread.run_sync(self.unclaim, key, id)
+
+    async def arevoke(self, records: Sequence[Record], terminate: bool, ttl: float) -> None:
+        """`revoke` for async code."""
+        await anyio.to_thread.run_sync(self.revoke, records, terminate, ttl)
+
+    async def arevoked(self, cursor: str, timeout: float) -> Marks:
+        """`revoked` for async code."""
+        return await anyio.to_thread.run_sync(partial(self.revoked, cursor, timeout), abandon_on_cancel=True)
+
+    async def aacquire(self, key: str, holder: str, most: int, ttl: float) -> bool:
+        """`acquire` for async code."""
+        return await anyio.to_thread.run_sync(self.acquire, key, holder, most, ttl)
+
+    async def arelease(self, key: str, holder: str) -> None:
+        """`release` for async code."""
+        await anyio.to_thread.run_sync(self.release, key, holder)
+
+    async def atake(self, key: str, rate: float, burst: int) -> float:
+        """`take` for async code."""
+        return await anyio.to_thread.run_sync(self.take, key, rate, burst)
 
     async def aforget(self, ids: Collection[str]) -> None:
         """`forget` for async code."""
