@@ -17,7 +17,10 @@ from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 
 from gtask.errors import GtaskError, JobException, JobFailed, NetworkError, ResultError, ResultsUnavailable
-from gtask.results.wire import MAX_IDS, Answer, Ask, Claim, decode_answer, encode_ask, encode_claim, is_id
+from gtask.results.base import Marks
+from gtask.results.checks import is_id
+from gtask.results.keyed import Claim, Keyed, Value
+from gtask.results.wire import MAX_IDS, Answer, Ask, AskMarks, decode_answer, encode_ask
 from gtask.states import Record
 from gtask.types import Server
 
@@ -172,12 +175,30 @@ class Asking:
             found.update((record.id, record) for record in answer.records)
             more = answer.more and bool(answer.records)
 
-    def claim(self, claim: Claim) -> Flow[str]:
-        """Flow of `ResultStore.claim`."""
-        answer = yield from self._at_once(claim)
-        return answer.id
+    def keyed(self, ask: Keyed) -> Flow[Value]:
+        """Flow of `KeyedStore.keyed`."""
+        answer = yield from self._at_once(ask)
+        return answer.id if isinstance(ask, Claim) else answer.value
 
-    def _at_once(self, ask: Ask | Claim) -> Flow[Answer]:
+    def revoked(self, cursor: str, timeout: float) -> Flow[Marks]:
+        """Flow of `ResultStore.revoked`."""
+        deadline = self._now() + max(0.0, timeout)
+        nap = FIRST_NAP
+        while True:
+            started = self._now()
+            hold = max(0.0, min(deadline - started, SLICE))
+            answer = yield from self._ask(AskMarks(cursor, hold), deadline)
+            marks = Marks([], cursor) if answer is None or answer.marks is None else answer.marks
+            now = self._now()
+            if answer is None or marks.marks or now >= deadline:
+                return marks
+            cursor = marks.cursor
+            if now - started < hold / 2:
+                # It was not held, as in `wait`.
+                yield Nap(min(nap, deadline - now))
+                nap = min(nap * 2, MAX_NAP)
+
+    def _at_once(self, ask: Ask | Keyed) -> Flow[Answer]:
         answer = yield from self._ask(ask, self._now() + PATIENCE)
         if answer is None:
             raise ResultsUnavailable(
@@ -188,17 +209,17 @@ class Asking:
 
     # --- one question ----------------------------------------------------------------------------------------
 
-    def _ask(self, ask: Ask | Claim, deadline: float) -> Flow[Answer | None]:
+    def _ask(self, ask: Ask | AskMarks | Keyed, deadline: float) -> Flow[Answer | None]:
         """Asks until there is an answer; None when the time is over and a service is there."""
         again = False
         asked = False
         while True:
             left = max(0.0, deadline - self._now())
-            if isinstance(ask, Claim):
-                workload, hold = encode_claim(ask), 0.0
-            else:
+            hold = 0.0
+            if isinstance(ask, Ask | AskMarks):
                 hold = min(ask.timeout, left)
-                workload = encode_ask(ask._replace(timeout=hold))
+                ask = ask._replace(timeout=hold)
+            workload = encode_ask(ask)
             # A caller who waits for two seconds is not kept for five by a service that has fallen silent.
             limit = left + LATE if asked else max(left + LATE, SIGN)
             heard: Heard = yield Question(workload, min(hold + OVERDUE, limit), self._where, min(SIGN, limit), limit)

@@ -205,6 +205,10 @@ class ResultStore(ABC):
         """`take` for async code."""
         return await anyio.to_thread.run_sync(self.take, key, rate, burst)
 
+    async def acount(self, key: str, ttl: float) -> int:
+        """`count` for async code."""
+        return await anyio.to_thread.run_sync(self.count, key, ttl)
+
     async def aforget(self, ids: Collection[str]) -> None:
         """`forget` for async code."""
         await anyio.to_thread.run_sync(self.forget, ids)

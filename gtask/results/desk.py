@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from gtask.errors import ConfigurationError, DecodeError, ResultError, SignatureError
+from gtask.results.keyed import Keyed
 from gtask.results.sqlite import SqliteStore
 from gtask.results.standby import Gate
 from gtask.results.waits import Held, Waits
@@ -15,15 +16,16 @@ from gtask.results.wire import (
     PUT,
     WAIT,
     Ask,
-    Claim,
-    Item,
+    AskMarks,
     JoinItem,
+    PutItem,
     cut_answer,
     decode_ask,
     decode_items,
     encode_answer,
-    encode_claimed,
+    encode_marks,
     encode_refusal,
+    encode_value,
 )
 from gtask.signing import Kind, open_job
 from gtask.states import Record
@@ -64,6 +66,7 @@ class Desk:
         self._complain_at = 0.0
         self._version: int | None = None
         self._look_up: list[str] = []
+        self._newest = 0
 
     def start(self, job: Job) -> None:
         """Takes a job of this round, unless its connection is too new."""
@@ -107,7 +110,7 @@ class Desk:
     # --- outcomes --------------------------------------------------------------------------------------------
 
     def _commit(self, now: float) -> None:
-        work: list[tuple[Job, list[Item | JoinItem]]] = []
+        work: list[tuple[Job, list[PutItem]]] = []
         for job in self._puts:
             items, complaints = decode_items(job.workload)
             work.append((job, items))
@@ -132,6 +135,8 @@ class Desk:
             self._complain_at = 0.0
             log.info("Results are written again.")
         self._waits.ready(done.ready, now)
+        if done.marked:
+            self._waits.ready(_MARKS, now)
 
     # --- questions -------------------------------------------------------------------------------------------
 
@@ -141,18 +146,20 @@ class Desk:
             # Before the first question is looked up, so that nothing written after that is overlooked.
             self._version = None
             self._look(now)
-        claims: list[tuple[Job, Claim]] = []
+        keyed: list[tuple[Job, Keyed]] = []
         for job in asks:
             try:
                 ask = decode_ask(job.workload)
-                if isinstance(ask, Claim):
-                    claims.append((job, ask))
-                else:
+                if isinstance(ask, Ask):
                     self._ask(job, ask, now)
+                elif isinstance(ask, AskMarks):
+                    self._ask_marks(job, ask, now)
+                else:
+                    keyed.append((job, ask))
             except (DecodeError, ResultError, ConfigurationError) as error:
                 self._refuse(job, error)
-        if claims:
-            self._claim(claims)
+        if keyed:
+            self._answer_keyed(keyed)
         if self._waits and now >= self._look_at:
             self._look(now)
 
@@ -168,22 +175,32 @@ class Desk:
         if ready or not ask.ids or not ask.timeout or self._driver.core.stopping:
             self._answer(job, ready.values())
             return
-        for oldest in self._waits.hold(job, ask.ids, now + ask.timeout):
+        self._hold(job, ask.ids, now + ask.timeout)
+
+    def _ask_marks(self, job: Job, ask: AskMarks, now: float) -> None:
+        marks = self._store.marks_after(ask.cursor)
+        if marks.marks or not ask.timeout or self._driver.core.stopping:
+            self._finish(job, encode_marks(marks))
+        else:
+            self._hold(job, _MARKS, now + ask.timeout)
+
+    def _hold(self, job: Job, ids: tuple[str, ...], until: float) -> None:
+        for oldest in self._waits.hold(job, ids, until):
             self._answer_held(oldest)
         protocol = job.link.protocol
         if protocol is not None and job.handle in protocol.held:
             # A sign of life: whoever waits sees that a service is there.
-            protocol.send_status(job.handle, 0, len(ask.ids))
+            protocol.send_status(job.handle, 0, len(ids))
 
-    def _claim(self, claims: Sequence[tuple[Job, Claim]]) -> None:
+    def _answer_keyed(self, asks: Sequence[tuple[Job, Keyed]]) -> None:
         try:
-            shared = self._store.claims([claim for _, claim in claims])
+            values = self._store.answers([ask for _, ask in asks])
         except (ResultError, ConfigurationError) as error:
-            for job, _ in claims:
+            for job, _ in asks:
                 self._refuse(job, error)
             return
-        for (job, _), id in zip(claims, shared, strict=True):
-            self._finish(job, encode_claimed(id))
+        for (job, _), value in zip(asks, values, strict=True):
+            self._finish(job, encode_value(value))
 
     def _answer(self, job: Job, records: Iterable[Record]) -> None:
         taken, more = cut_answer(list(records))
@@ -199,6 +216,11 @@ class Desk:
     def _answer_held(self, held: Held[Job]) -> None:
         """Answers a question that is no longer held, with what has been found for it."""
         try:
+            if held.ids is _MARKS:
+                ask = decode_ask(held.key.workload)
+                assert isinstance(ask, AskMarks)
+                self._finish(held.key, encode_marks(self._store.marks_after(ask.cursor)))
+                return
             self._answer(held.key, self._store.ready(held.found).values() if held.found else ())
         except (ResultError, ConfigurationError) as error:
             self._refuse(held.key, error)
@@ -239,6 +261,9 @@ class Desk:
                 before, self._version = self._version, self._store.version()[0]
                 if before not in (None, self._version):
                     self._look_up = list(self._waits.ids)
+                    if "" in self._look_up and (newest := self._store.newest_mark()) != self._newest:
+                        self._newest = newest
+                        self._waits.ready(_MARKS, now)
             part = self._look_up[-LOOK_IDS:]
             del self._look_up[-LOOK_IDS:]
             self._waits.ready(self._store.ready(part), now)
@@ -257,3 +282,6 @@ class Desk:
 
 
 _DONE: Final = Ending()
+
+_MARKS: Final = ("",)
+"""The id that questions for marks wait for; no task has it."""

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -25,16 +25,18 @@ BUSY: Final = 30.0
 class SqliteFile:
     """One file with gtask's own tables, made at the first use.
 
-    `application` marks it (``PRAGMA application_id``), `version` is that of its `tables` (``PRAGMA user_version``),
-    which are SQL statements. `busy` is how many seconds another process may be writing before a `ResultError` says
-    so. Raises `ConfigurationError` at the first use when the file belongs to another program or is damaged.
+    `application` marks it (``PRAGMA application_id``). `versions` are SQL statements: those that make the tables of an
+    empty file, then those that lead from each version (``PRAGMA user_version``) to the next, so that an older file
+    goes on. `busy` is how many seconds another process may be writing before a `ResultError` says so. Raises
+    `ConfigurationError` at the first use when the file belongs to another program or is damaged.
     """
 
-    def __init__(self, path: str | os.PathLike[str], application: int, version: int, tables: str, busy: float) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], application: int, versions: Sequence[str], busy: float = BUSY
+    ) -> None:
         self.path = os.path.abspath(path)
         self._application = application
-        self._version = version
-        self._tables = tables
+        self._versions = versions
         self._busy = busy
         self._lock = threading.RLock()
         self._pid = os.getpid()
@@ -89,9 +91,9 @@ class SqliteFile:
         try:
             # Looked at first, so that nothing is changed in a file that belongs to another program.
             db.execute("BEGIN")
-            ours = self._is_ours(db)
+            version = self._found(db)
             db.execute("COMMIT")
-            if not ours:
+            if version < len(self._versions):
                 self._prepare(db)
             db.execute("PRAGMA synchronous = FULL")
             return db
@@ -107,16 +109,16 @@ class SqliteFile:
             except OSError:
                 pass  # it is there, or SQLite says why it cannot be
 
-    def _is_ours(self, db: sqlite3.Connection) -> bool:
-        """Whether the file has our tables; false when it is empty. Raises `ConfigurationError` for any other."""
+    def _found(self, db: sqlite3.Connection) -> int:
+        """The version of our tables in the file, 0 when it is empty. Raises `ConfigurationError` for any other file."""
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (version,) = db.execute("PRAGMA user_version").fetchone()
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if application == self._application and version == self._version:
-            return True
-        if application == self._application and version > self._version:
+        if application == self._application and 0 < version <= len(self._versions):
+            return int(version)
+        if application == self._application and version:
             raise ConfigurationError(
-                f"{self.path} was made by a newer gtask (version {version} of its tables, here {self._version}); "
+                f"{self.path} was made by a newer gtask (version {version} of its tables, here {len(self._versions)}); "
                 "update gtask."
             )
         if application or version or tables:
@@ -124,7 +126,7 @@ class SqliteFile:
                 f"{self.path} is a SQLite file of another program, so no results are kept in it; name a file of "
                 "their own."
             )
-        return False
+        return 0
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         deadline = time.monotonic() + BUSY
@@ -138,11 +140,12 @@ class SqliteFile:
                     raise
                 time.sleep(0.01)
         with _transaction(db):
-            if not self._is_ours(db):
-                for statement in filter(str.strip, self._tables.split(";")):
+            version = self._found(db)
+            if version < len(self._versions):
+                for statement in filter(str.strip, ";".join(self._versions[version:]).split(";")):
                     db.execute(statement)
                 db.execute(f"PRAGMA application_id = {self._application}")
-                db.execute(f"PRAGMA user_version = {self._version}")
+                db.execute(f"PRAGMA user_version = {len(self._versions)}")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -17,9 +17,10 @@ from gtask.client import AdminClient, AsyncAdminClient, AsyncClient, AsyncForegr
 from gtask.errors import GtaskError, NetworkError, ProtocolError, ResultTimeout, ServerError, SignatureError
 from gtask.protocol.admin import StatusRow
 from gtask.results.asking import LOOK, Asking, Flow, Heard, More, Nap, Question, Silence
-from gtask.results.base import Carriage, ResultStore
+from gtask.results.base import Carriage, Marks
 from gtask.results.joins import Join
-from gtask.results.wire import PUT, WAIT, check_claim, cut_items, encode_item, encode_join
+from gtask.results.keyed import Keyed, KeyedStore, Value
+from gtask.results.wire import PUT, WAIT, cut_items, encode_item, encode_join, encode_revoke
 from gtask.signing import Kind, proof_of
 from gtask.states import Record
 from gtask.transport import TLS
@@ -42,7 +43,7 @@ def _async_client(servers: Sequence[Server], tls: TLS | None) -> AsyncClient:
     return AsyncClient(servers, tls=tls, client_id="gtask-results-caller")
 
 
-class GearmanStore(ResultStore):
+class GearmanStore(KeyedStore):
     """Results from the results service on `servers` (as `parse_servers` takes them), for any number of threads.
 
     `tls` is for ``gearmans://`` addresses. `client` and `async_client` make the clients that are used: one for all
@@ -83,8 +84,7 @@ class GearmanStore(ResultStore):
 
     def put(self, records: Sequence[Record], ttl: float) -> None:
         """See `ResultStore.put`: it is safe in the job server's queue, whether a service is there or not."""
-        submissions = self._puts(records, ttl)
-        if submissions:
+        if submissions := self._jobs([encode_item(record, ttl) for record in records]):
             _check(self._client(()).submit_many(submissions))
 
     def get(self, ids: Collection[str]) -> dict[str, Record]:
@@ -99,9 +99,21 @@ class GearmanStore(ResultStore):
         """See `ResultStore.forget`. Raises `ResultsUnavailable` within two seconds when no service is there."""
         self._run(self._asking().forget(ids))
 
-    def claim(self, key: str, id: str, ttl: float) -> str:
-        """See `ResultStore.claim`. Raises `ResultsUnavailable` within two seconds when no service is there."""
-        return self._run(self._asking().claim(check_claim(key, id, ttl)))
+    def keyed(self, ask: Keyed) -> Value:
+        """See `KeyedStore.keyed`. Raises `ResultsUnavailable` within two seconds when no service is there.
+
+        A question whose answer is lost on its way is asked again, so a token may be taken, and a counter count, twice.
+        """
+        return self._run(self._asking().keyed(ask))
+
+    def revoke(self, records: Sequence[Record], terminate: bool, ttl: float) -> None:
+        """See `ResultStore.revoke`: it is safe in the job server's queue, whether a service is there or not."""
+        if submissions := self._jobs([encode_revoke(record, terminate, ttl) for record in records]):
+            _check(self._client(()).submit_many(submissions))
+
+    def revoked(self, cursor: str, timeout: float) -> Marks:
+        """See `ResultStore.revoked`."""
+        return self._run(self._asking().revoked(cursor, timeout))
 
     def join(self, join: Join, ttl: float) -> None:
         """See `ResultStore.join`: never a job, because the service submits it itself."""
@@ -119,8 +131,7 @@ class GearmanStore(ResultStore):
 
     async def aput(self, records: Sequence[Record], ttl: float) -> None:
         """`put` for async code."""
-        submissions = self._puts(records, ttl)
-        if submissions:
+        if submissions := self._jobs([encode_item(record, ttl) for record in records]):
             _check(await self._async_client(()).submit_many(submissions))
 
     async def aget(self, ids: Collection[str]) -> Mapping[str, Record]:
@@ -135,9 +146,18 @@ class GearmanStore(ResultStore):
         """`forget` for async code."""
         await self._arun(self._asking().forget(ids))
 
-    async def aclaim(self, key: str, id: str, ttl: float) -> str:
-        """`claim` for async code."""
-        return await self._arun(self._asking().claim(check_claim(key, id, ttl)))
+    async def akeyed(self, ask: Keyed) -> Value:
+        """`keyed` for async code."""
+        return await self._arun(self._asking().keyed(ask))
+
+    async def arevoke(self, records: Sequence[Record], terminate: bool, ttl: float) -> None:
+        """`revoke` for async code."""
+        if submissions := self._jobs([encode_revoke(record, terminate, ttl) for record in records]):
+            _check(await self._async_client(()).submit_many(submissions))
+
+    async def arevoked(self, cursor: str, timeout: float) -> Marks:
+        """`revoked` for async code."""
+        return await self._arun(self._asking().revoked(cursor, timeout))
 
     async def aclose(self) -> None:
         """Closes the connections of this event loop; they are made again when they are needed."""
@@ -147,8 +167,7 @@ class GearmanStore(ResultStore):
 
     # --- signatures ------------------------------------------------------------------------------------------
 
-    def _puts(self, records: Sequence[Record], ttl: float) -> list[Submission]:
-        items = [encode_item(record, ttl) for record in records]
+    def _jobs(self, items: Sequence[bytes]) -> list[Submission]:
         return [Submission(PUT, self._sealed(PUT, workload)) for workload in cut_items(items, MAX_ITEMS, MAX_BYTES)]
 
     def _sealed(self, function: str, workload: bytes) -> bytes:

@@ -6,25 +6,28 @@ Any number of processes and threads use the file at once. Waiting is looking whe
 
 from __future__ import annotations
 
+import operator
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from gtask.results import joining
-from gtask.results.base import ResultStore
+from gtask.results import joining, tables
+from gtask.results.base import Marks
+from gtask.results.checks import check_record
 from gtask.results.file import BUSY, SqliteFile
 from gtask.results.joins import Join
-from gtask.results.wire import Claim, Item, JoinItem, check_claim, check_join, check_record
+from gtask.results.keyed import Keyed, KeyedStore, Value
+from gtask.results.wire import Item, JoinItem, PutItem, RevokeItem, check_join
 from gtask.states import READY, Record, State
 from gtask.types import Submission
 
-VERSION: Final = 1
 APPLICATION: Final = 0x67746B72
 """Marks the file as gtask's results: "gtkr"."""
 
@@ -32,7 +35,7 @@ CHUNK: Final = 500
 """Ids in one query; older SQLites take 999 parameters."""
 
 SWEEP: Final = 1000
-"""Expired records dropped at once."""
+"""Rows of one table whose time is over that are dropped at once."""
 
 SWEEP_EVERY: Final = 1.0
 """Seconds between two sweeps, unless the last one left something."""
@@ -60,22 +63,21 @@ ON CONFLICT (id) DO UPDATE SET state = ?2, ready = ?3, body = ?4, expires = ?5
 WHERE NOT results.ready OR results.expires <= ?6
 """
 
-_CLAIM: Final = """
-INSERT INTO claims (key, id, expires) VALUES (?1, ?2, ?3)
-ON CONFLICT (key) DO UPDATE SET id = ?2, expires = ?3
-WHERE claims.expires <= ?4
-OR EXISTS (SELECT 1 FROM results WHERE results.id = claims.id AND results.ready AND results.expires > ?4)
-"""
+VERSIONS: Final = (_TABLES + joining.TABLES, tables.TABLES)
+"""The tables of the first file, and what each later version adds to them."""
+
+T = TypeVar("T")
 
 
 class HandedIn(NamedTuple):
-    """What came of handing in: for each join the job that it calls for, and the ids that are ready now."""
+    """What came of handing in: for each join the job that it calls for, the ids that are ready now, and any marks."""
 
     jobs: list[Submission | None]
     ready: list[str]
+    marked: bool = False
 
 
-class SqliteStore(ResultStore):
+class SqliteStore(KeyedStore):
     """Keeps results in a SQLite file, which is made at the first use.
 
     `path` is taken from the current folder if it is relative. The folder has to be on a local disk: SQLite's locks
@@ -85,7 +87,7 @@ class SqliteStore(ResultStore):
     """
 
     def __init__(self, path: str | os.PathLike[str], busy: float = BUSY) -> None:
-        self._file = SqliteFile(path, APPLICATION, VERSION, _TABLES + joining.TABLES, busy)
+        self._file = SqliteFile(path, APPLICATION, VERSIONS, busy)
         self._sweep_at = 0.0
 
     def __repr__(self) -> str:
@@ -106,9 +108,21 @@ class SqliteStore(ResultStore):
         """See `ResultStore.join`."""
         return self.hand_in([JoinItem(join, ttl)]).jobs[0]
 
-    def claim(self, key: str, id: str, ttl: float) -> str:
-        """See `ResultStore.claim`."""
-        return self.claims([check_claim(key, id, ttl)])[0]
+    def keyed(self, ask: Keyed) -> Value:
+        """See `KeyedStore.keyed`."""
+        return self.answers([ask])[0]
+
+    def revoke(self, records: Sequence[Record], terminate: bool, ttl: float) -> None:
+        """See `ResultStore.revoke`; all of them in one transaction."""
+        self.hand_in([RevokeItem(record, terminate, ttl) for record in records])
+
+    def revoked(self, cursor: str, timeout: float) -> Marks:
+        """See `ResultStore.revoked`."""
+        return self._poll(partial(self.marks_after, cursor), _no_marks, timeout)
+
+    async def arevoked(self, cursor: str, timeout: float) -> Marks:
+        """See `ResultStore.revoked`; no thread is kept while nothing happens."""
+        return await self._apoll(partial(self.marks_after, cursor), _no_marks, timeout)
 
     def get(self, ids: Collection[str]) -> dict[str, Record]:
         """See `ResultStore.get`."""
@@ -116,39 +130,11 @@ class SqliteStore(ResultStore):
 
     def wait(self, ids: Collection[str], timeout: float) -> dict[str, Record]:
         """See `ResultStore.wait`."""
-        deadline = time.monotonic() + timeout
-        look = FIRST_LOOK
-        seen: tuple[int, int] | None = None
-        while True:
-            version = self.version()
-            if version != seen:
-                seen = version
-                found = self.ready(ids)
-                if found:
-                    return found
-            left = deadline - time.monotonic()
-            if left <= 0 or not ids:
-                return {}
-            time.sleep(min(look, left))
-            look = min(look * 1.5, LAST_LOOK)
+        return self._poll(partial(self.ready, ids), operator.not_, timeout if ids else 0.0)
 
     async def await_(self, ids: Collection[str], timeout: float) -> Mapping[str, Record]:
         """See `ResultStore.wait`; no thread is kept while nothing happens."""
-        deadline = time.monotonic() + timeout
-        look = FIRST_LOOK
-        seen: tuple[int, int] | None = None
-        while True:
-            version = await anyio.to_thread.run_sync(self.version)
-            if version != seen:
-                seen = version
-                found = await anyio.to_thread.run_sync(self.ready, ids)
-                if found:
-                    return found
-            left = deadline - time.monotonic()
-            if left <= 0 or not ids:
-                return {}
-            await anyio.sleep(min(look, left))
-            look = min(look * 1.5, LAST_LOOK)
+        return await self._apoll(partial(self.ready, ids), operator.not_, timeout if ids else 0.0)
 
     def forget(self, ids: Collection[str]) -> None:
         """See `ResultStore.forget`."""
@@ -163,14 +149,15 @@ class SqliteStore(ResultStore):
 
     # --- for the results service -----------------------------------------------------------------------------
 
-    def hand_in(self, items: Sequence[Item | JoinItem]) -> HandedIn:
-        """Keeps records, then counts members of chords, each for a time of its own; all in one transaction.
+    def hand_in(self, items: Sequence[PutItem]) -> HandedIn:
+        """Keeps records and marks, then counts members of chords, each for a time of its own; all in one transaction.
 
         When a chord is complete its job is returned, or the records that follow from a failed member are kept.
         """
         now = time.time()
         rows = []
         joins = []
+        marks = []
         for item in items:
             if isinstance(item, JoinItem):
                 check_join(item.join, item.ttl)
@@ -178,12 +165,16 @@ class SqliteStore(ResultStore):
             else:
                 check_record(item.record, item.ttl)
                 rows.append(_row(item.record, now + item.ttl, now))
+                if isinstance(item, RevokeItem):
+                    marks.append((item.record.id, item.terminate, now + item.ttl))
         ready = [row[0] for row in rows if row[2]]
         jobs: list[Submission | None] = []
         if not rows and not joins:
             return HandedIn([], [])
         with self._file.transaction() as db:
             db.executemany(_PUT, rows)
+            for id, terminate, expires in marks:
+                tables.mark(db, id, terminate, expires)
             for join, ttl in joins:
                 job, records = joining.hand_in(db, join, now + ttl, now, self.keys)
                 jobs.append(job)
@@ -191,17 +182,23 @@ class SqliteStore(ResultStore):
                 ready += [record.id for record in records]
             if now >= self._sweep_at:
                 self._sweep(db, now)
-        return HandedIn(jobs, ready)
+        return HandedIn(jobs, ready, bool(marks))
 
-    def claims(self, claims: Sequence[Claim]) -> list[str]:
-        """`claim` for several, in their order and in one transaction; the id that each of them has to share."""
+    def answers(self, asks: Sequence[Keyed]) -> list[Value]:
+        """The answers to questions about keys, in their order and in one transaction."""
         now = time.time()
-        shared = []
         with self._file.transaction() as db:
-            for key, id, ttl in claims:
-                db.execute(_CLAIM, (key, id, now + ttl, now))
-                shared.append(db.execute("SELECT id FROM claims WHERE key = ?", (key,)).fetchone()[0])
-        return shared
+            return [tables.answer(db, ask, now) for ask in asks]
+
+    def marks_after(self, cursor: str) -> Marks:
+        """The marks behind a cursor, without waiting for any."""
+        with self._file.use() as db:
+            return tables.marks_after(db, cursor, time.time())
+
+    def newest_mark(self) -> int:
+        """The number of the newest mark."""
+        with self._file.use() as db:
+            return tables.newest(db)
 
     def ready(self, ids: Collection[str]) -> dict[str, Record]:
         """The records of these ids that are ready."""
@@ -215,9 +212,9 @@ class SqliteStore(ResultStore):
         """Drops some of what is kept beyond its time; true when there may be more of it."""
         now = time.time()
         with self._file.use() as db:
-            tables = ("results", "claims", "joins")
+            names = ("joins", *tables.SWEPT)
             if not any(
-                db.execute(f"SELECT 1 FROM {name} WHERE expires <= ? LIMIT 1", (now,)).fetchone() for name in tables
+                db.execute(f"SELECT 1 FROM {name} WHERE expires <= ? LIMIT 1", (now,)).fetchone() for name in names
             ):
                 return False
         with self._file.transaction() as db:
@@ -225,11 +222,40 @@ class SqliteStore(ResultStore):
 
     # --- inside ----------------------------------------------------------------------------------------------
 
+    def _poll(self, look: Callable[[], T], nothing: Callable[[T], bool], timeout: float) -> T:
+        """Looks, again after each write by anybody, until there is something or the time is over."""
+        deadline = time.monotonic() + timeout
+        nap = FIRST_LOOK
+        seen: tuple[int, int] | None = None
+        while True:
+            version = self.version()
+            if version != seen:
+                seen = version
+                found = look()
+            left = deadline - time.monotonic()
+            if left <= 0 or not nothing(found):
+                return found
+            time.sleep(min(nap, left))
+            nap = min(nap * 1.5, LAST_LOOK)
+
+    async def _apoll(self, look: Callable[[], T], nothing: Callable[[T], bool], timeout: float) -> T:
+        deadline = time.monotonic() + timeout
+        nap = FIRST_LOOK
+        seen: tuple[int, int] | None = None
+        while True:
+            version = await anyio.to_thread.run_sync(self.version)
+            if version != seen:
+                seen = version
+                found = await anyio.to_thread.run_sync(look)
+            left = deadline - time.monotonic()
+            if left <= 0 or not nothing(found):
+                return found
+            await anyio.sleep(min(nap, left))
+            nap = min(nap * 1.5, LAST_LOOK)
+
     def _sweep(self, db: sqlite3.Connection, now: float) -> bool:
         more = joining.sweep(db, now, SWEEP)
-        for table in ("results", "claims"):
-            found = f"SELECT rowid FROM {table} WHERE expires <= ? LIMIT ?"
-            more |= db.execute(f"DELETE FROM {table} WHERE rowid IN ({found})", (now, SWEEP)).rowcount >= SWEEP
+        more |= tables.sweep(db, now, SWEEP)
         self._sweep_at = now + (0.0 if more else SWEEP_EVERY)
         return more
 
@@ -241,6 +267,10 @@ class SqliteStore(ResultStore):
                 for id, state, body in db.execute(f"{query} ({_marks(chunk)})", (now, *chunk)):
                     found[id] = Record(id, State(state), body)
         return found
+
+
+def _no_marks(marks: Marks) -> bool:
+    return not marks.marks
 
 
 def _row(record: Record, expires: float, now: float) -> tuple[str, str, bool, bytes, float, float]:

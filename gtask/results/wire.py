@@ -1,15 +1,16 @@
 """What travels between callers, workers and the results service: items, asks and answers. Design, section 4.
 
 Two functions on the job server. The workload of a `PUT` job (background) is one msgpack item after another, each
-``[id, state, body, ttl]`` or, for a member of a chord, ``{"join": [chord, position, size, record, body], "ttl"}``; so
-the items of many tasks are joined by joining their bytes. The workload of a `WAIT` job (foreground) is a map
-``{"ids", "timeout", "mode"}`` or ``{"claim": [key, id, ttl]}``; it is answered with ``{"records", "more"}``, ``{"id"}``
-or ``{"error"}``. Everything that comes from the wire is checked here before anything is built from it.
+``[id, state, body, ttl]``; for a member of a chord ``{"join": [chord, position, size, record, body], "ttl"}``; for a
+task that is revoked ``{"revoke": record, "terminate", "ttl"}``. So the items of many tasks are joined by joining their
+bytes. The workload of a `WAIT` job (foreground) is a map: ``{"ids", "timeout", "mode"}``, ``{"revoked": cursor,
+"timeout"}``, or a question about a key (`gtask.results.keyed`). It is answered with ``{"records", "more"}``,
+``{"marks", "cursor"}``, ``{"id"}`` (a claim), ``{"value"}`` or ``{"error"}``. Everything that comes from the wire is
+checked here before anything is built from it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
@@ -17,24 +18,21 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from gtask.errors import DecodeError, EncodeError
+from gtask.results.base import Mark, Marks
+from gtask.results.checks import MAX_ID, MAX_TTL, STATES, bounded_ttl, check_record, is_id
 from gtask.results.joins import Body, Join
-from gtask.states import Record, State
+from gtask.results.keyed import Keyed, Value, keyed_from_plain, keyed_to_plain
+from gtask.states import Record
 from gtask.types import MAX_FUNCTION, MAX_UNIQUE, Priority
 
 PUT: Final = "gtask.results.put"
 WAIT: Final = "gtask.results.wait"
-
-MAX_ID: Final = 255
-"""Characters a task id may have."""
 
 MAX_IDS: Final = 10_000
 """Ids one ask may name; a caller with more asks several times."""
 
 MAX_MEMBERS: Final = 100_000
 """Members a chord may have."""
-
-MAX_TTL: Final = 10 * 365 * 86400.0
-"""Seconds a record is kept at most, however long it asks for."""
 
 MAX_HOLD: Final = 60.0
 """Seconds the service holds one ask at most; the caller asks again."""
@@ -46,8 +44,6 @@ MAX_COMPLAINTS: Final = 10
 """Bad items of one job that are described; the others are only counted."""
 
 MODES: Final = frozenset({"wait", "get", "forget"})
-
-_STATES: Final = {state.value: state for state in State}
 
 
 class Item(NamedTuple):
@@ -64,12 +60,15 @@ class JoinItem(NamedTuple):
     ttl: float
 
 
-class Claim(NamedTuple):
-    """A task that wants to run for a key, and for how many seconds at most the key is its own."""
+class RevokeItem(NamedTuple):
+    """A task to mark as revoked, with its record, and for how many seconds to keep both."""
 
-    key: str
-    id: str
+    record: Record
+    terminate: bool
     ttl: float
+
+
+PutItem = Item | JoinItem | RevokeItem
 
 
 class Ask(NamedTuple):
@@ -80,27 +79,25 @@ class Ask(NamedTuple):
     mode: str = "wait"
 
 
+class AskMarks(NamedTuple):
+    """A worker's question for the marks behind a cursor, and how long the service may hold it."""
+
+    cursor: str
+    timeout: float = 0.0
+
+
 class Answer(NamedTuple):
     """The records for an ask; `more` says that some were left out for their size, and are to be asked for again.
 
-    The answer to a claim is the `id` of the task that may run.
+    The answer to a claim is the `id` of the task that may run, that to another question about a key a `value`; and
+    that to a question for marks is `marks`.
     """
 
     records: list[Record]
     more: bool = False
     id: str = ""
-
-
-def check_record(record: Record, ttl: float) -> None:
-    """Refuses what no store could keep, with `EncodeError`: an id that is too long, a body that is no bytes."""
-    if not is_id(record.id):
-        raise EncodeError(f"A task id is a text of 1 to {MAX_ID} characters; {record.id!r:.80} is not.")
-    if record.state not in _STATES:
-        raise EncodeError(f"{record.state!r:.80} is no state of a task.")
-    if not isinstance(record.body, bytes):
-        raise EncodeError(f"The body of a record is bytes; that of {record.id} is {type(record.body).__name__}.")
-    if not isinstance(ttl, int | float) or math.isnan(ttl):
-        raise EncodeError(f"A record is kept for a number of seconds; {ttl!r:.80} is none.")
+    value: float = 0.0
+    marks: Marks | None = None
 
 
 def check_join(join: Join, ttl: float) -> None:
@@ -110,22 +107,6 @@ def check_join(join: Join, ttl: float) -> None:
         _join([join.group, join.position, join.size, _plain(join.record), list(join.body)])
     except DecodeError as error:
         raise EncodeError(f"A member of the chord {join.group!r:.80} cannot be handed in: {error}.") from error
-
-
-def check_claim(key: str, id: str, ttl: float) -> Claim:
-    """A claim as it is kept: a key that is too long is replaced by its hash. Raises `EncodeError`."""
-    if not is_id(id):
-        raise EncodeError(f"A task id is a text of 1 to {MAX_ID} characters; {id!r:.80} is not.")
-    if not is_id(key):
-        key = "sha256:" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-    return Claim(key, id, max(0.0, min(float(ttl), MAX_TTL)))
-
-
-def is_id(id: object) -> bool:
-    """Whether it is a text that is short enough, and that has an encoding (no lone surrogates)."""
-    if not isinstance(id, str) or not 0 < len(id) <= MAX_ID:
-        return False
-    return id.isascii() or not any("\ud800" <= character <= "\udfff" for character in id)
 
 
 def encode_item(record: Record, ttl: float) -> bytes:
@@ -141,13 +122,19 @@ def encode_join(join: Join, ttl: float) -> bytes:
     return _pack({"join": plain, "ttl": min(float(ttl), MAX_TTL)})
 
 
-def decode_items(workload: bytes) -> tuple[list[Item | JoinItem], list[str]]:
+def encode_revoke(record: Record, terminate: bool, ttl: float) -> bytes:
+    """One item of a `PUT` job for a task that is revoked; raises `EncodeError` when its record cannot be kept."""
+    check_record(record, ttl)
+    return _pack({"revoke": _plain(record), "terminate": bool(terminate), "ttl": min(float(ttl), MAX_TTL)})
+
+
+def decode_items(workload: bytes) -> tuple[list[PutItem], list[str]]:
     """The items of a `PUT` job, and a sentence for each that is none.
 
     An item that is well-formed msgpack and no record is left out alone. After bytes that are no msgpack nothing more
     can be found, so what comes behind them is lost with them.
     """
-    items: list[Item | JoinItem] = []
+    items: list[PutItem] = []
     complaints: list[str] = []
     bad = 0
     unpacker = msgpack.Unpacker(
@@ -174,19 +161,17 @@ def decode_items(workload: bytes) -> tuple[list[Item | JoinItem], list[str]]:
     return items, complaints
 
 
-def _item(value: Any) -> Item | JoinItem:
+def _item(value: Any) -> PutItem:
+    if isinstance(value, dict) and "revoke" in value:
+        if not isinstance(terminate := value.get("terminate", False), bool):
+            raise DecodeError(f"its `terminate` is {terminate!r:.40}")
+        return RevokeItem(_record(value["revoke"]), terminate, bounded_ttl(value.get("ttl")))
     if isinstance(value, dict) and "join" in value:
-        return JoinItem(_join(value["join"]), _ttl(value.get("ttl")))
+        return JoinItem(_join(value["join"]), bounded_ttl(value.get("ttl")))
     if not isinstance(value, list) or len(value) != 4:
         raise DecodeError("it is not a list of four: id, state, body, ttl")
     *record, ttl = value
-    return Item(_record(record), _ttl(ttl))
-
-
-def _ttl(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-        raise DecodeError(f"its ttl is {value!r:.40}")
-    return max(0.0, min(float(value), MAX_TTL))
+    return Item(_record(record), bounded_ttl(ttl))
 
 
 def _join(value: Any) -> Join:
@@ -217,47 +202,47 @@ def _record(value: Any) -> Record:
     id, state, body = value
     if not is_id(id):
         raise DecodeError(f"its id is {id!r:.80}")
-    if not isinstance(state, str) or state not in _STATES:
+    if not isinstance(state, str) or state not in STATES:
         raise DecodeError(f"its state is {state!r:.40}")
     if not isinstance(body, bytes):
         raise DecodeError(f"its body is {type(body).__name__}, not bytes")
-    return Record(id, _STATES[state], body)
+    return Record(id, STATES[state], body)
 
 
-def encode_ask(ask: Ask) -> bytes:
+def encode_ask(ask: Ask | AskMarks | Keyed) -> bytes:
     """The workload of a `WAIT` job."""
-    return _pack({"ids": list(ask.ids), "timeout": ask.timeout, "mode": ask.mode})
+    if isinstance(ask, Ask):
+        return _pack({"ids": list(ask.ids), "timeout": ask.timeout, "mode": ask.mode})
+    if isinstance(ask, AskMarks):
+        return _pack({"revoked": ask.cursor, "timeout": ask.timeout})
+    return _pack(keyed_to_plain(ask))
 
 
-def encode_claim(claim: Claim) -> bytes:
-    """The workload of a `WAIT` job that claims a key."""
-    return _pack({"claim": list(claim)})
-
-
-def decode_ask(workload: bytes) -> Ask | Claim:
+def decode_ask(workload: bytes) -> Ask | AskMarks | Keyed:
     """Reads the workload of a `WAIT` job; raises `DecodeError` with a sentence that goes back to the caller."""
     value = _unpack(workload, "An ask for results")
-    if "claim" in value:
-        return _claim(value["claim"])
-    ids, timeout, mode = value.get("ids"), value.get("timeout", 0.0), value.get("mode", "wait")
+    keyed = keyed_from_plain(value)
+    if keyed is not None:
+        return keyed
+    if "revoked" in value:
+        cursor = value["revoked"]
+        if not isinstance(cursor, str) or len(cursor) > MAX_ID:
+            raise DecodeError("An ask for marks names its cursor as a text.")
+        return AskMarks(cursor, _hold(value.get("timeout", 0.0)))
+    ids, mode = value.get("ids"), value.get("mode", "wait")
     if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
         raise DecodeError("An ask for results names its `ids` as a list of texts.")
     if len(ids) > MAX_IDS:
         raise DecodeError(f"An ask for results names {MAX_IDS} ids at most, not {len(ids)}; ask several times.")
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout):
-        raise DecodeError("The `timeout` of an ask for results is a number of seconds.")
     if not isinstance(mode, str) or mode not in MODES:
         raise DecodeError(f"The `mode` of an ask for results is one of {', '.join(sorted(MODES))}.")
-    return Ask(tuple(dict.fromkeys(ids)), min(max(0.0, float(timeout)), MAX_HOLD), mode)
+    return Ask(tuple(dict.fromkeys(ids)), _hold(value.get("timeout", 0.0)), mode)
 
 
-def _claim(value: Any) -> Claim:
-    if not isinstance(value, list) or len(value) != 3:
-        raise DecodeError("A claim is a list of three: key, id, ttl.")
-    key, id, ttl = value
-    if not is_id(key) or not is_id(id):
-        raise DecodeError(f"The key and the id of a claim are texts of 1 to {MAX_ID} characters.")
-    return Claim(key, id, _ttl(ttl))
+def _hold(timeout: Any) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout):
+        raise DecodeError("The `timeout` of an ask for results is a number of seconds.")
+    return min(max(0.0, float(timeout)), MAX_HOLD)
 
 
 def encode_answer(records: Iterable[Record], more: bool = False) -> bytes:
@@ -265,9 +250,14 @@ def encode_answer(records: Iterable[Record], more: bool = False) -> bytes:
     return _pack({"records": list(map(_plain, records)), "more": more})
 
 
-def encode_claimed(id: str) -> bytes:
-    """The answer to a claim: who may run."""
-    return _pack({"id": id})
+def encode_value(value: Value) -> bytes:
+    """The answer to a question about a key."""
+    return _pack({"id" if isinstance(value, str) else "value": value})
+
+
+def encode_marks(marks: Marks) -> bytes:
+    """The answer to a question for marks."""
+    return _pack({"marks": [[mark.id, mark.terminate] for mark in marks.marks], "cursor": marks.cursor})
 
 
 def encode_refusal(why: str) -> bytes:
@@ -283,10 +273,26 @@ def decode_answer(data: bytes) -> Answer | str:
         return error
     if isinstance(id := value.get("id"), str):
         return Answer([], id=id)
+    if "value" in value:
+        number = value["value"]
+        if isinstance(number, bool) or not isinstance(number, int | float) or math.isnan(number):
+            raise DecodeError(f"The results service answers with {number!r:.40} instead of a number.")
+        return Answer([], value=number)
+    if "marks" in value:
+        return Answer([], marks=_marks(value["marks"], value.get("cursor")))
     records = value.get("records")
     if not isinstance(records, list):
         raise DecodeError("The answer of the results service has no `records`.")
     return Answer([_record(record) for record in records], bool(value.get("more")))
+
+
+def _marks(marks: Any, cursor: Any) -> Marks:
+    if not isinstance(marks, list) or not isinstance(cursor, str) or len(cursor) > MAX_ID:
+        raise DecodeError("The results service's answer about revoked tasks is none.")
+    for mark in marks:
+        if not isinstance(mark, list) or len(mark) != 2 or not is_id(mark[0]) or not isinstance(mark[1], bool):
+            raise DecodeError(f"The results service names {mark!r:.80} as a revoked task.")
+    return Marks([Mark(id, terminate) for id, terminate in marks], cursor)
 
 
 def cut_answer(records: Collection[Record]) -> tuple[list[Record], bool]:

@@ -25,6 +25,7 @@ from gtask.errors import EncodeError
 from gtask.results.base import Carriage, ResultStore
 from gtask.states import Record, State
 from gtask.testing.joins import PATIENCE, TTL, ClaimsContract, JoinsContract, chord_of, new_id, settle
+from gtask.testing.marks import MarksContract, TalliesContract
 from gtask.testing.programs import wait_until
 
 
@@ -44,7 +45,7 @@ def wait_for_all(store: ResultStore, ids: Iterable[str]) -> dict[str, Record]:
 __all__ = ["PATIENCE", "TTL", "ResultStoreContract", "new_id", "settle", "wait_for_all"]
 
 
-class ResultStoreContract(ClaimsContract, JoinsContract):
+class ResultStoreContract(ClaimsContract, JoinsContract, MarksContract, TalliesContract):
     """Inherit it, and override the fixture `store` with one that yields a fresh store (see the module)."""
 
     @pytest.fixture

@@ -11,25 +11,29 @@ from typing import Any
 from gtask.codecs import pack
 from gtask.errors import DecodeError, SerializationError
 from gtask.message import Message, encode_message
+from gtask.results.base import Mark, Marks
+from gtask.results.checks import MAX_TTL
 from gtask.results.joins import Body, Join, complete
+from gtask.results.keyed import KINDS, Acquire, Claim, Count, Release, Take, Unclaim
 from gtask.results.records import outcome_to_record, record_to_outcome
 from gtask.results.wire import (
     MAX_IDS,
-    MAX_TTL,
     Answer,
     Ask,
-    Claim,
+    AskMarks,
     JoinItem,
+    RevokeItem,
     decode_answer,
     decode_ask,
     decode_items,
     encode_answer,
     encode_ask,
-    encode_claim,
-    encode_claimed,
     encode_item,
     encode_join,
+    encode_marks,
     encode_refusal,
+    encode_revoke,
+    encode_value,
 )
 from gtask.signing import Keyring
 from gtask.states import Outcome, Record, State
@@ -37,6 +41,14 @@ from gtask.types import Submission
 from tests.fuzz.supply import Supply
 from tests.fuzz.values import table, value, write
 
+KEYED = (
+    Claim("key", "id", 5.0),
+    Unclaim("key", "id"),
+    Acquire("key", "holder", 2, 5.0),
+    Release("key", "holder"),
+    Take("key", 0.5, 3),
+    Count("key", 5.0),
+)
 KEYS = Keyring({"k1": "a secret of many bytes"})
 
 
@@ -66,9 +78,15 @@ def built(supply: Supply) -> None:
     if place > 8:
         joined[supply.number(4)] = value(supply)
     ttl = supply.choice((1.0, 60, float("inf"), float("nan"), -1, True, None))
-    items(write([*plain, ttl]) + write({"join": joined, "ttl": ttl}) + write(value(supply)))
-    ask(write(table(supply, ("ids", "timeout", "mode", "claim"))))
-    answer(write(table(supply, ("records", "more", "id", "error"))))
+    items(
+        write([*plain, ttl])
+        + write({"join": joined, "ttl": ttl})
+        + write({"revoke": plain, "ttl": ttl})
+        + write(value(supply))
+    )
+    ask(write(table(supply, ("ids", "timeout", "mode", "revoked"))))
+    ask(write({supply.choice(tuple(KINDS)): value(supply, 1), "timeout": value(supply)}))
+    answer(write(table(supply, ("records", "more", "id", "value", "marks", "cursor", "error"))))
     answer(write({"records": [plain], "more": value(supply, 1)}))
 
 
@@ -85,6 +103,9 @@ def items(data: bytes) -> None:
         if isinstance(item, JoinItem):
             assert decode_items(encode_join(item.join, item.ttl)) == ([item], [])
             join(item.join)
+        elif isinstance(item, RevokeItem):
+            assert decode_items(encode_revoke(*item)) == ([item], [])
+            record(item.record)
         else:
             assert decode_items(encode_item(item.record, item.ttl)) == ([item], [])
             record(item.record)
@@ -124,11 +145,8 @@ def ask(data: bytes) -> None:
     except DecodeError as error:
         assert encode_refusal(str(error))
         return
-    if isinstance(found, Claim):
-        assert decode_ask(encode_claim(found)) == found
-    else:
-        assert len(found.ids) <= MAX_IDS
-        assert decode_ask(encode_ask(found)) == found
+    assert not isinstance(found, Ask) or len(found.ids) <= MAX_IDS
+    assert decode_ask(encode_ask(found)) == found
 
 
 def answer(data: bytes) -> None:
@@ -140,7 +158,9 @@ def answer(data: bytes) -> None:
     if isinstance(found, str):
         return
     assert isinstance(found, Answer)
-    if not found.id:
+    if found.marks is not None:
+        assert decode_answer(encode_marks(found.marks)) == found
+    elif not found.id and not found.value:
         assert decode_answer(encode_answer(found.records, found.more)) == found
     for one in found.records:
         record(one)
@@ -155,15 +175,19 @@ def seeds() -> list[bytes]:
     put = [
         encode_item(done, 60.0),
         encode_join(Join("g", 0, 1, done, body), 60.0),
+        encode_revoke(failed, True, 60.0),
         encode_join(Join("g", 0, 1, failed, body._replace(immutable=True)), 60.0),
     ]
     return [
         *(b"\0" + one for one in put),
         b"\0" + b"".join(put),
         b"\x60" + encode_ask(Ask(("a", "b"), 5.0)),
-        b"\x60" + encode_claim(Claim("key", "id", 5.0)),
+        b"\x60" + encode_ask(AskMarks("era:7", 5.0)),
+        *(b"\x60" + encode_ask(one) for one in KEYED),
         b"\xff" + encode_answer([done, failed], True),
-        b"\xff" + encode_claimed("a"),
+        b"\xff" + encode_value("a"),
+        b"\xff" + encode_value(2.5),
+        b"\xff" + encode_marks(Marks([Mark("a"), Mark("b", True)], "era:2")),
         b"\xff" + encode_refusal("no"),
         b"\0" + pack([1, 2, 3, 4]),
         *(b"\1" + bytes((7 * place + kind) % 251 for place in range(200)) for kind in range(6)),

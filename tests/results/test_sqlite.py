@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from gtask.errors import ConfigurationError, ResultError
-from gtask.results import joining, sqlite
-from gtask.results.base import ResultStore
+from gtask.results import joining, sqlite, tables
+from gtask.results.base import Mark, ResultStore
 from gtask.results.file import _inherited as inherited
 from gtask.results.records import record_to_outcome
 from gtask.results.sqlite import SqliteStore
@@ -217,10 +217,40 @@ def test_a_file_of_a_newer_gtask(store: SqliteStore, path: Path) -> None:
     store.put([Record("a", State.SUCCESS)], TTL)
     store.close()
     db = sqlite3.connect(path)
-    db.execute("PRAGMA user_version = 2")
+    db.execute(f"PRAGMA user_version = {len(sqlite.VERSIONS) + 1}")
     db.close()
     with pytest.raises(ConfigurationError, match="newer gtask"):
         store.get(["a"])
+
+
+def test_a_file_of_an_older_gtask(path: Path) -> None:
+    """It goes on: what is in it stays, and what was added since can be used."""
+    db = sqlite3.connect(path)
+    db.executescript(sqlite.VERSIONS[0])
+    db.execute("INSERT INTO results VALUES ('a', 'SUCCESS', 1, x'34', 9e9)")
+    db.execute(f"PRAGMA application_id = {sqlite.APPLICATION}")
+    db.execute("PRAGMA user_version = 1")
+    db.commit()
+    db.close()
+    with closing(SqliteStore(path)) as store, closing(SqliteStore(path)) as other:
+        assert store.get(["a"]) == {"a": Record("a", State.SUCCESS, b"4")}
+        assert other.count("key", TTL) == 1
+        assert store.count("key", TTL) == 2
+        store.revoke([Record("b", State.REVOKED)], True, TTL)
+        assert other.revoked("", PATIENCE).marks == [Mark("b", True)]
+
+
+def test_marks_of_another_file_are_read_from_the_beginning(path: Path) -> None:
+    """Whoever goes on after the file was replaced misses none of the new one's."""
+    with closing(SqliteStore(path)) as store:
+        for number in range(5):
+            store.revoke([Record(f"old {number}", State.REVOKED)], False, TTL)
+        cursor = store.revoked("", 0).cursor
+    for name in path.parent.glob("results.db*"):
+        name.unlink()
+    with closing(SqliteStore(path)) as store:
+        store.revoke([Record("new", State.REVOKED)], False, TTL)
+        assert store.revoked(cursor, PATIENCE).marks == [Mark("new")]
 
 
 def test_a_damaged_file(store: SqliteStore, path: Path) -> None:
@@ -324,6 +354,10 @@ def test_a_member_of_another_size_of_chord_is_not_counted(store: SqliteStore) ->
 
 def test_chords_and_claims_leave_the_file_with_their_time(store: SqliteStore) -> None:
     store.claim("key", "a", 0.0)
+    store.revoke([Record("b", State.REVOKED)], True, 0.0)
+    store.acquire("key", "a", 1, 0.0)
+    store.take("key", 1e6, 1)
+    store.count("key", 0.0)
     for join in chord_of([result(number) for number in range(3)]):
         store.join(join, 0.0)
     kept = chord_of([result(1), result(2)])
@@ -332,6 +366,6 @@ def test_chords_and_claims_leave_the_file_with_their_time(store: SqliteStore) ->
     while store.sweep():
         pass
     with store._file.use() as db:
-        for table, rows in {"claims": 0, "joins": 1, "members": 1}.items():
+        for table, rows in {**dict.fromkeys(tables.SWEPT, 0), "joins": 1, "members": 1}.items():
             assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (rows,)
     assert store.join(kept[1], TTL) is not None

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from gtask.errors import DecodeError, EncodeError
 from gtask.results import wire
+from gtask.results.base import Mark, Marks
+from gtask.results.checks import MAX_TTL
 from gtask.results.joins import Body, Join
-from gtask.results.wire import Answer, Ask, Claim, Item, JoinItem
+from gtask.results.keyed import Acquire, Claim, Count, Keyed, Release, Take, Unclaim, check_claim
+from gtask.results.wire import Answer, Ask, AskMarks, Item, JoinItem, RevokeItem
 from gtask.states import Record, State
 
 records = st.builds(
@@ -19,7 +22,7 @@ records = st.builds(
     st.sampled_from(State),
     st.binary(max_size=200),
 )
-ttls = st.floats(0, wire.MAX_TTL)
+ttls = st.floats(0, MAX_TTL)
 
 BODY = Body("b", "add_up", "u", "normal", b"")
 
@@ -72,7 +75,7 @@ def test_a_text_that_is_no_utf8_spoils_only_its_own_item() -> None:
 
 def test_times_are_bounded() -> None:
     item = msgpack.packb(["a", "SUCCESS", b"", 1e300]) + msgpack.packb(["b", "SUCCESS", b"", -5])
-    assert [item.ttl for item in wire.decode_items(item)[0]] == [wire.MAX_TTL, 0.0]
+    assert [item.ttl for item in wire.decode_items(item)[0]] == [MAX_TTL, 0.0]
     assert wire.decode_ask(wire.encode_ask(Ask(("a",), 1e9))) == Ask(("a",), wire.MAX_HOLD)
 
 
@@ -150,15 +153,57 @@ def test_members_that_a_job_server_could_not_go_on_from_are_no_members(change: d
 
 
 def test_claims() -> None:
-    claim = wire.check_claim("order:7", "a", 1e300)
-    assert wire.decode_ask(wire.encode_claim(claim)) == Claim("order:7", "a", wire.MAX_TTL) == claim
-    assert wire.decode_answer(wire.encode_claimed("a")) == Answer([], id="a")
+    claim = check_claim("order:7", "a", 1e300)
+    assert wire.decode_ask(wire.encode_ask(claim)) == Claim("order:7", "a", MAX_TTL) == claim
+    assert wire.decode_answer(wire.encode_value("a")) == Answer([], id="a")
     bads: list[object] = [7, ["k", "a"], ["", "a", 1], ["k", "", 1], ["k", "a", "1"], ["k", "a", float("nan")]]
     for bad in bads:
         with pytest.raises(DecodeError):
             wire.decode_ask(msgpack.packb({"claim": bad}))
     with pytest.raises(EncodeError, match="task id"):
-        wire.check_claim("key", "", 1.0)
+        check_claim("key", "", 1.0)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        Claim("k", "a", 5.0),
+        Unclaim("k", "a"),
+        Acquire("k", "h", 2, 5.0),
+        Release("k", "h"),
+        Take("k", 0.5, 3),
+        Count("k", 5.0),
+    ],
+)
+def test_questions_about_keys(ask: Keyed) -> None:
+    """Each comes as it was sent, and is refused with a field too many, too few or of another kind."""
+    assert wire.decode_ask(wire.encode_ask(ask)) == ask
+    name, fields = type(ask).__name__.lower(), list(ask)
+    for bad in ([*fields, 1], fields[:-1], [None, *fields[1:]], [*fields[:-1], b"x"], "text"):
+        with pytest.raises(DecodeError, match=type(ask).__name__):
+            wire.decode_ask(msgpack.packb({name: bad}))
+    assert wire.decode_answer(wire.encode_value(2.5)) == Answer([], value=2.5)
+
+
+def test_marks_travel_among_records() -> None:
+    record = Record("a", State.REVOKED, b"y")
+    workload = wire.encode_item(record, 5.0) + wire.encode_revoke(record, True, 1e300)
+    assert wire.decode_items(workload) == ([Item(record, 5.0), RevokeItem(record, True, MAX_TTL)], [])
+    items, complaints = wire.decode_items(msgpack.packb({"revoke": list(record), "terminate": 1, "ttl": 5}))
+    assert (items, len(complaints)) == ([], 1)
+
+
+def test_questions_for_marks_and_their_answers() -> None:
+    assert wire.decode_ask(wire.encode_ask(AskMarks("era:5", 1e9))) == AskMarks("era:5", wire.MAX_HOLD)
+    marks = Marks([Mark("a", True), Mark("b")], "era:7")
+    assert wire.decode_answer(wire.encode_marks(marks)) == Answer([], marks=marks)
+    for bad in ({"revoked": 7}, {"revoked": "x" * 300}, {"revoked": "", "timeout": "1"}):
+        with pytest.raises(DecodeError):
+            wire.decode_ask(msgpack.packb(bad))
+    answers: list[object] = [{"marks": 7, "cursor": ""}, {"marks": [], "cursor": 7}, {"marks": [["a"]], "cursor": ""}]
+    for answer in [*answers, {"marks": [["a", 1]], "cursor": ""}, {"value": "1"}, {"value": True}]:
+        with pytest.raises(DecodeError):
+            wire.decode_answer(msgpack.packb(answer))
 
 
 @given(st.lists(st.binary(min_size=1, max_size=30)), st.integers(1, 5), st.integers(1, 50))
