@@ -37,6 +37,9 @@ class Reporter(Protocol):
     def kill_after(self, seconds: float) -> None:
         """Has the process killed when the run is not over in so many seconds from now."""
 
+    def note(self, id: str, root: str) -> None:
+        """Notes the ids of the task and of the whole it belongs to, for whoever has to stop the run from outside."""
+
     def progress(self, numerator: int, denominator: int) -> bool:
         """Says how far the run is."""
 
@@ -55,6 +58,9 @@ class LocalReporter:
 
     def kill_after(self, seconds: float) -> None:
         """Kills nobody."""
+
+    def note(self, id: str, root: str) -> None:
+        """Notes nothing."""
 
     def progress(self, numerator: int, denominator: int) -> bool:
         """Says it to nobody."""
@@ -182,8 +188,15 @@ class TaskContext:
         """Why the task is not to be run at all, after it has killed processes; None for nearly every one."""
         return self._reporter.verdict
 
+    def refuse(self, error: TaskError) -> None:
+        """Has the task not run, for this reason, unless there is one already. For the worker's use."""
+        if self._reporter.verdict is None:
+            self._reporter.verdict = error
+
     def kill_after(self, seconds: float) -> None:
         """Has the process killed, and the task failed, when the run is not over in so many seconds from now."""
+        if self.foreground:
+            self._reporter.note(self.id, self.root_id)
         self._reporter.kill_after(seconds)
 
     def progress(self, numerator: int, denominator: int) -> bool:

@@ -7,9 +7,11 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from gtask.errors import ResultTimeout
-from gtask.result import AsyncResult, slices
+from gtask.result import AsyncResult
 from gtask.results.base import ResultStore
+from gtask.results.records import revoked_record
 from gtask.states import Record, State
+from gtask.waiting import revoking_store, slices
 
 if TYPE_CHECKING:
     from gtask.app import App
@@ -111,6 +113,21 @@ class GroupResult(Generic[R]):
     async def afailed(self) -> bool:
         """`failed` for async code."""
         return State.FAILURE in await self._astates()
+
+    def revoke(self, terminate: bool = False) -> None:
+        """Revokes all members, as `AsyncResult.revoke` does, in one go."""
+        handles = self._whole()
+        records = [revoked_record(handle.id, handle.task) for handle in handles]
+        revoking_store(self.app).revoke(records, terminate, self.results[0]._mark_ttl(handles))
+
+    async def arevoke(self, terminate: bool = False) -> None:
+        """`revoke` for async code."""
+        handles = self._whole()
+        records = [revoked_record(handle.id, handle.task) for handle in handles]
+        await revoking_store(self.app).arevoke(records, terminate, self.results[0]._mark_ttl(handles))
+
+    def _whole(self) -> list[AsyncResult[Any]]:
+        return list({handle.id: handle for result in self.results for handle in result._whole()}.values())
 
     def forget(self) -> None:
         """Drops the results of all members from the store."""

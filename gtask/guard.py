@@ -14,10 +14,13 @@ from typing import Final
 
 from gtask.errors import TaskError, TimeLimitExceeded, WorkerLost
 from gtask.worker.job import Job
-from gtask.worker.ledger import Ledger
+from gtask.worker.ledger import NO_BLAME, Ledger
 
 SETTLED: Final = 0.5
 """Seconds that a death is waited for to be settled; a process that still runs then has lost its connection."""
+
+WORD: Final = 0.5
+"""Seconds that a job which has killed a process here waits for word from other hosts before it is run again."""
 
 
 class Guard:
@@ -35,12 +38,17 @@ class Guard:
         patience = time.monotonic() + SETTLED
         while self._ledger.runs_elsewhere(job.unique, self._slots) and time.monotonic() < patience:
             time.sleep(0.002)
-        if self._ledger.timed_out(job.unique):
-            return TimeLimitExceeded()
-        crashes = self._ledger.crashes(job.unique)
-        if crashes < self._max_crashes:
+        blame = self._ledger.blamed(job.unique)
+        if blame is NO_BLAME:
             return None
-        return WorkerLost(f"The task's process died {crashes} times while it ran, so it is not run again.")
+        if blame.late:
+            return TimeLimitExceeded()
+        if blame.crashes >= self._max_crashes:
+            return WorkerLost(f"The task's process died {blame.crashes} times while it ran, so it is not run again.")
+        if self._ledger.tells:
+            # Other hosts may have been told that it is enough, or this one be about to tell them.
+            time.sleep(WORD)
+        return None
 
     @contextmanager
     def running(self, job: Job) -> Iterator[int]:
@@ -53,6 +61,10 @@ class Guard:
         yield slot
         self._ledger.end(slot)
         self._free.append(slot)
+
+    def note(self, slot: int, job: Job, id: str, root: str) -> None:
+        """Notes of which task, and of which whole, the job in a slot is a part."""
+        self._ledger.note(slot, job.unique, id, root)
 
     def kill_after(self, slot: int, seconds: float) -> None:
         """Has the supervisor kill this process when the job in a slot runs longer than so many seconds from now."""

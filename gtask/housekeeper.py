@@ -29,6 +29,7 @@ from gtask.middleware.dead_letters import park_refused
 from gtask.options import TASK_NAME, priority_of
 from gtask.protocol import Event, Lost, Refused, WorkComplete, WorkException, WorkFail
 from gtask.publish import CALL, LATER, later_submission, unpack_later
+from gtask.revocation import Revocations
 from gtask.runner import PutOff, Runner
 from gtask.signing import Opened, open_job
 from gtask.states import Outcome, State
@@ -65,7 +66,9 @@ SETTLED: Final = 5.0
 class Housekeeper:
     """The handler of a driver that serves `FUNCTIONS`."""
 
-    def __init__(self, app: App, driver: BlockingDriver, worker: str = "") -> None:
+    def __init__(
+        self, app: App, driver: BlockingDriver, worker: str = "", revocations: Revocations | None = None
+    ) -> None:
         self._app = app
         self._driver = driver
         self._keys = app.settings.signing_keys
@@ -73,6 +76,8 @@ class Housekeeper:
         self._onion = app.middleware.onion(self._call)
         self._due: list[tuple[float, int, Job, Ending]] = []
         self._count = count()
+        self._revocations = revocations
+        self._held: list[Job] = []
         self._results_at: float | None = None
         self._results_known = not needs_service(app)
 
@@ -80,11 +85,20 @@ class Housekeeper:
         """Takes a job of one of `FUNCTIONS`."""
         if job.function == LATER:
             self._later(job)
+        elif self._revocations is not None and self._revocations.waits:
+            self._held.append(job)
         else:
             self._begin_call(job)
 
     def tick(self, now: float) -> float:
         """Moves the delayed jobs that are due; returns when the next one is."""
+        if self._held:
+            assert self._revocations is not None
+            if self._revocations.waits:
+                return now + 0.02
+            held, self._held = self._held, []
+            for job in held:
+                self._begin_call(job)
         while self._due and self._due[0][0] <= now:
             _, _, job, ending = heapq.heappop(self._due)
             self._driver.finish(job, ending, flush=False)
@@ -152,10 +166,14 @@ class Housekeeper:
         if task is None:
             task = BaseTask(self._app, message.task, config, Arguments(None, message.task), message.headers["foreign"])
         context = TaskContext(task, message, worker=self._runner.worker, function=CALL, workload=job.workload)
+        if self._revocations is not None and not self._revocations.clear:
+            self._revocations.look(context)
         _ForeignCall(self, job, context).go_on(None)
 
     async def _call(self, context: TaskContext) -> Outcome:
         """The innermost part of the onion: asks the foreign function, and suspends until it has answered."""
+        if context.verdict is not None:
+            raise context.verdict
         message = context.message
         expires = message.headers.get("expires")
         if expires is not None and time.time() > expires:

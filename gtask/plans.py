@@ -26,11 +26,12 @@ from gtask.message import wire_unique
 from gtask.protocol import WorkData, WorkStatus, WorkWarning
 from gtask.protocol.codec import MAX_BODY
 from gtask.publish import Sending
-from gtask.result import NO_STORE, AsyncResult
+from gtask.result import AsyncResult
 from gtask.results.base import ResultStore
 from gtask.signing import Kind, proof_of
 from gtask.states import ErrorInfo, State
 from gtask.types import JobStatus, Submission
+from gtask.waiting import NO_STORE
 
 if TYPE_CHECKING:
     from gtask.app import App
@@ -69,7 +70,9 @@ def make_plan(app: App, steps: Sequence[Signature[Any]], foreground: bool = Fals
         ignored = bool(step.options.get("ignore_result", default))
         handle = AsyncResult(app, data.id, step.task.name, handle, ignored)
     assert handle is not None
-    return Plan(app.publisher.prepare(steps_data[0], app.now(), rest, foreground), handle)
+    plan = Plan(app.publisher.prepare(steps_data[0], app.now(), rest, foreground), handle)
+    handle._due = plan.sending.due
+    return plan
 
 
 def unique_key(steps: Sequence[Signature[Any]]) -> str | None:

@@ -7,45 +7,22 @@ needed to read the record behind it, so it can be made anew in any process: `app
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
+from collections.abc import Generator, Iterable
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import anyio
 
 from gtask.errors import GtaskError, ResultError, ResultsUnavailable, ResultTimeout, StoreRequired
 from gtask.failures import rebuild
 from gtask.results.base import ResultStore
-from gtask.results.records import record_to_outcome
+from gtask.results.records import record_to_outcome, revoked_record
 from gtask.states import ErrorInfo, Outcome, Record, State
+from gtask.waiting import LOOK, NAP, NO_STORE, WORD, Watch, in_time, nobody_knows, revoking_store, slices
 
 if TYPE_CHECKING:
     from gtask.app import App
 
 R = TypeVar("R")
-
-SLICE: Final = 3600.0
-"""Seconds of one question to the store; a longer wait asks again. Long, so that the store knows what it saw before."""
-
-LOOK: Final = 30.0
-"""Seconds between two looks of a wait without a timeout, whether anybody knows the task at all."""
-
-LOOKS: Final = 2
-"""Looks in a row by which nobody knows it, after which it is not waited for any longer."""
-
-AWAY: Final = 15.0
-"""Seconds for which a results service may be away in the middle of a wait without a timeout."""
-
-NAP: Final = 1.0
-"""Seconds before a results service that is away is asked again."""
-
-WORD: Final = 0.25
-"""Seconds that job servers have to say whether they know a task whose timeout is over."""
-
-NO_STORE: Final = (
-    "This App has no result store, so a background job's result cannot be had. Create it with results='gearman://' "
-    "(and run `gtask results`, or `gtask server`, which includes it) or results='sqlite:///results.db', or use call(), "
-    "whose answer comes back on the connection."
-)
 
 
 class AsyncResult(Generic[R]):
@@ -68,6 +45,8 @@ class AsyncResult(Generic[R]):
         self.parent = parent
         self._ignored = ignored
         self._outcome: Outcome | None = None
+        self._due: float | None = None
+        """The Unix time before which the task does not run, where this handle knows it."""
         self._before: tuple[AsyncResult[Any], ...] = () if parent is None else (parent,)
         """What has to end before anybody knows this task: the step before in a chain, the members of a chord."""
 
@@ -97,7 +76,7 @@ class AsyncResult(Generic[R]):
         """
         begun = time.monotonic()
         outcome = self._wait(timeout)
-        if outcome is None and timeout and _in_time(begun, timeout) and self._unknown(WORD):
+        if outcome is None and timeout and in_time(begun, timeout) and self._unknown(WORD):
             raise ResultTimeout(self._late(timeout) + nobody_knows(self.app))
         return self._open(outcome, timeout, propagate)
 
@@ -105,7 +84,7 @@ class AsyncResult(Generic[R]):
         """`get` for async code; `await result` is the same without a timeout."""
         begun = time.monotonic()
         outcome = await self._await(timeout)
-        if outcome is None and timeout and _in_time(begun, timeout) and await self._aunknown(WORD):
+        if outcome is None and timeout and in_time(begun, timeout) and await self._aunknown(WORD):
             raise ResultTimeout(self._late(timeout) + nobody_knows(self.app))
         return self._open(outcome, timeout, propagate)
 
@@ -226,6 +205,45 @@ class AsyncResult(Generic[R]):
             )
         return store
 
+    # --- revoking --------------------------------------------------------------------------------------------
+
+    def revoke(self, terminate: bool = False) -> None:
+        """Revokes the task: it is not run, and whoever waits for it gets `TaskRevoked` at once.
+
+        With it are revoked the steps before it in a chain and the members of its chord, as far as this handle knows
+        them, the steps behind it, and what its tasks have sent themselves. A task that runs already runs on, its result
+        is not kept and nothing follows from it; with `terminate` it is stopped, in the pools prefork, solo and async
+        (async functions there). What has ended keeps its result. It holds for every worker, those that are started
+        later too, for `result_expires` seconds, or as long as the call is delayed. Raises `StoreRequired` when the App
+        has no store, and `ConfigurationError` when its store keeps no marks.
+        """
+        handles = self._whole()
+        records = [revoked_record(handle.id, handle.task) for handle in handles]
+        revoking_store(self.app).revoke(records, terminate, self._mark_ttl(handles))
+
+    async def arevoke(self, terminate: bool = False) -> None:
+        """`revoke` for async code."""
+        handles = self._whole()
+        records = [revoked_record(handle.id, handle.task) for handle in handles]
+        await revoking_store(self.app).arevoke(records, terminate, self._mark_ttl(handles))
+
+    def _whole(self) -> list[AsyncResult[Any]]:
+        """This task and all that have to end before it, each once."""
+        found: dict[str, AsyncResult[Any]] = {}
+        pending: list[AsyncResult[Any]] = [self]
+        while pending:
+            handle = pending.pop()
+            if handle.id not in found:
+                found[handle.id] = handle
+                pending += handle._before
+        return list(found.values())
+
+    def _mark_ttl(self, handles: Iterable[AsyncResult[Any]]) -> float:
+        """How long marks are kept: until the last of some tasks would be run, and as long as a result then."""
+        now = self.app.now()
+        longest = max((handle._due or now for handle in handles), default=now)
+        return self.app.settings.result_expires + max(0.0, longest - now)
+
     # --- looking ---------------------------------------------------------------------------------------------
 
     @property
@@ -331,51 +349,3 @@ class AsyncResult(Generic[R]):
         """`forget` for async code."""
         await self._store().aforget([self.id])
         self._outcome = None
-
-
-class Watch:
-    """Keeps an eye on a wait without a timeout: on its results service, and on whether anybody knows the task."""
-
-    def __init__(self, result: AsyncResult[Any]) -> None:
-        self._result = result
-        self._unknown = 0
-        self._there: float | None = None
-
-    def gone(self, error: ResultsUnavailable) -> bool:
-        """Whether the results service is away for good; one that was there may be starting again."""
-        return self._there is None or time.monotonic() - self._there >= AWAY
-
-    def looked(self, unknown: bool) -> None:
-        """Takes in what a look has found; raises `ResultError` when there is nothing to wait for."""
-        self._there = time.monotonic()
-        self._unknown = self._unknown + 1 if unknown else 0
-        if self._unknown >= LOOKS:
-            result = self._result
-            raise ResultError(f"The result of {result.task or 'task'} {result.id}: {nobody_knows(result.app)}")
-
-
-def nobody_knows(app: App) -> str:
-    """What is to be said of an id that neither the store nor a job server knows."""
-    return (
-        f"Nobody knows this id at {', '.join(map(str, app.servers))}: it was never sent there, its result has expired "
-        "or is kept in another store, its job was lost with a job server that keeps its queue in memory, or it is a "
-        "later step of a chain or the body of a chord whose turn has not come."
-    )
-
-
-def _in_time(begun: float, timeout: float) -> bool:
-    """Whether a wait has ended with its timeout, so that there is time to ask why; a hanging service takes longer."""
-    return time.monotonic() - begun < timeout + WORD
-
-
-def slices(timeout: float | None, longest: float = SLICE) -> Iterator[float]:
-    """Seconds for each question to the store: one question at least, the last one until `timeout` seconds are over."""
-    if timeout is None:
-        while True:
-            yield longest
-    deadline, left = time.monotonic() + timeout, max(0.0, timeout)
-    while True:
-        yield min(left, SLICE)
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return

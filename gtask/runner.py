@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,10 +28,12 @@ from gtask.middleware.results import check_size, keeps_result
 from gtask.repeats import Repeats
 from gtask.results.joins import Join
 from gtask.results.records import outcome_to_record
+from gtask.revocation import Revocations
 from gtask.signing import Keyring, Kind, Opened, is_signed, refuse_signed
 from gtask.states import ErrorInfo, Outcome, Record, State
 from gtask.task import BaseTask, Task
 from gtask.worker.job import Carried, End, Ending, Job
+from gtask.worker.ledger import TASK_ID
 
 if TYPE_CHECKING:
     from gtask.app import App
@@ -73,6 +75,8 @@ class Runner:
         self._keys = app.settings.signing_keys
         self.repeats: Repeats | None = None
         """Recognises tasks that have ended before; None runs whatever comes."""
+        self.revocations: Revocations | None = None
+        """Knows which tasks were revoked; None runs whatever comes."""
 
     @property
     def functions(self) -> list[str]:
@@ -88,6 +92,10 @@ class Runner:
             return context
         if self.repeats is not None and self.repeats.suspects(job, context):
             context.completed = self.repeats.find(job, context)
+        if self.revocations is not None:
+            _note(job, context, reporter)
+            if not self.revocations.clear:
+                self.revocations.look(context)
         token = enter(context)
         try:
             flow = self._onion(context)
@@ -105,6 +113,10 @@ class Runner:
             return context
         if self.repeats is not None and self.repeats.suspects(job, context):
             context.completed = await self.repeats.afind(job, context)
+        if self.revocations is not None:
+            _note(job, context, reporter)
+            if not self.revocations.clear:
+                await self.revocations.alook(context)
         token = enter(context)
         try:
             outcome = await self._onion(context)
@@ -214,9 +226,11 @@ class Runner:
             with ExitStack() as hooks:
                 for middleware in running:
                     hooks.enter_context(middleware.running(context))
-                value = await task.func(*args, **kwargs)
+                flow = task.func(*args, **kwargs)
+                stoppable = self._in_loop and self.revocations is not None
+                value = await (self.revocations.stoppable(context, flow) if stoppable else flow)  # type: ignore[union-attr]
         elif self._in_loop:
-            value = await anyio.to_thread.run_sync(self._call, context, task, args, kwargs)
+            value = await self._call_in_thread(context, task, args, kwargs)
         elif running:
             value = self._call(context, task, args, kwargs)
         else:
@@ -228,6 +242,10 @@ class Runner:
             for middleware in self.app.middleware.running:
                 hooks.enter_context(middleware.running(context))
             return task.func(*args, **kwargs)
+
+    async def _call_in_thread(self, context: TaskContext, *call: Any) -> Any:
+        with nullcontext() if self.revocations is None else self.revocations.in_thread(context):
+            return await anyio.to_thread.run_sync(self._call, context, *call)
 
     def broken(self, context: TaskContext, error: BaseException) -> Outcome:
         """An outcome for what came through the whole onion: a middleware's own error, or an exit."""
@@ -336,6 +354,13 @@ def _keep_apart(message: Message) -> None:
         raise SignatureError(f"An envelope for {message.task} is not signed; without a signature only bare values go.")
     message.id = f"{UNSIGNED}{message.id}" if 0 < len(message.id) <= MAX_TASK_ID - len(UNSIGNED) else ""
     message.headers.pop("retries", None)
+
+
+def _note(job: Job, context: TaskContext, reporter: Reporter) -> None:
+    """Notes of which task and of which whole a job is a run, for whoever is to stop it; its unique says it mostly."""
+    root = context.message.headers.get("root")
+    if root is not None or (context.id != job.unique[:TASK_ID] and not context.foreground):
+        reporter.note(context.id, root or "")
 
 
 async def _coroutine(flow: Awaitable[Outcome]) -> Outcome:

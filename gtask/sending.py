@@ -12,7 +12,7 @@ from anyio.lowlevel import RunVar
 
 from gtask.canvas import Signature
 from gtask.client import AsyncClient, Client
-from gtask.errors import GtaskError, JobException, JobFailed, ResultTimeout
+from gtask.errors import ConfigurationError, GtaskError, JobException, JobFailed, ResultTimeout
 from gtask.group_result import GroupResult
 from gtask.plans import (
     Call,
@@ -152,6 +152,17 @@ class ForegroundResult(AsyncResult[Any]):
         if self._outcome is None:
             raise RuntimeError("This call was started by blocking code: use result.get().")
         return self._outcome
+
+    def revoke(self, terminate: bool = False) -> None:
+        """Refused: a foreground call has no mark that a worker would see."""
+        raise ConfigurationError(
+            "A foreground call cannot be revoked: it ends with its caller's connection (app.close()). Send the task "
+            "in the background to revoke it."
+        )
+
+    async def arevoke(self, terminate: bool = False) -> None:
+        """Refused, as `revoke`."""
+        self.revoke(terminate)
 
     def _look(self) -> Outcome | None:
         return self._wait(0)

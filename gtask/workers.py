@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from random import random
@@ -21,6 +21,7 @@ from gtask.guard import Guard
 from gtask.housekeeper import FUNCTIONS, POLL, SLOTS, Housekeeper
 from gtask.repeats import Repeats
 from gtask.results.service import ResultsService
+from gtask.revocation import Listener, Revocations
 from gtask.runner import PutOff, Runner
 from gtask.task import Task
 from gtask.transport.tls import check_tls
@@ -29,6 +30,7 @@ from gtask.worker.blocking import BlockingDriver, fresh_unique
 from gtask.worker.core import CoreOptions, WorkerCore
 from gtask.worker.job import End, Ending, Job
 from gtask.worker.ledger import Ledger
+from gtask.worker.marks import MarkTable
 from gtask.worker.prefork import Child, Role, Supervisor
 from gtask.worker.solo import SoloPool
 from gtask.worker.threads import ThreadPool
@@ -40,6 +42,14 @@ log = logging.getLogger("gtask.worker")
 
 POOLS: Final = ("prefork", "thread", "async", "solo")
 BACKENDS: Final = ("asyncio", "uvloop", "trio")
+
+STOPS: Final[Mapping[str, Literal["killed", "spared", "itself"]]] = {
+    "prefork": "killed",
+    "solo": "killed",
+    "thread": "spared",
+    "async": "itself",
+}
+"""What becomes of a process of a pool when a task that it runs is revoked, and is to be stopped."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +97,18 @@ def run_worker(app: App, options: WorkerOptions) -> int:
     _check_store(app)
     processes, slots = (options.slots, 1) if forks else (1, options.slots)
     ledger = Ledger(2 * processes * slots)
-    main = partial(_hooked, app, partial(_run_pool, app, options, name, ledger))
-    housekeeper = partial(_hooked, app, partial(_run_housekeeper, app, name))
+    marks = MarkTable()
+    main = partial(_hooked, app, partial(_run_pool, app, options, name, ledger, marks))
+    housekeeper = partial(_hooked, app, partial(_run_housekeeper, app, options, name, ledger, marks))
     roles = [
-        Role(options.pool, processes, main, slots=slots),
+        Role(options.pool, processes, main, slots=slots, stops=STOPS[options.pool]),
         Role("housekeeper", 1, housekeeper, last=True),
     ]
     if options.with_results is not None:
         roles.append(Role("results", 1, partial(_run_results, app, options.with_results), last=True))
     unit = "processes" if options.pool == "prefork" else "slots"
     ready = f"worker ready: {options.pool}, {options.slots} {unit}, {app.name} on {', '.join(map(str, app.servers))}"
-    return Supervisor(roles, options.grace, partial(log.info, "%s", ready), ledger).run()
+    return Supervisor(roles, options.grace, partial(log.info, "%s", ready), ledger, marks).run()
 
 
 def _check_limits(app: App, options: WorkerOptions) -> None:
@@ -187,11 +198,12 @@ def _prepare(driver: BlockingDriver, child: Child) -> None:
     driver.watch(child.supervisor_pipe, orphaned)
 
 
-def _run_pool(app: App, options: WorkerOptions, name: str, ledger: Ledger, child: Child) -> None:
+def _run_pool(app: App, options: WorkerOptions, name: str, ledger: Ledger, marks: MarkTable, child: Child) -> None:
     if options.pool == "async":
         backend_options = {"use_uvloop": True} if options.backend == "uvloop" else {}
         backend = "trio" if options.backend == "trio" else "asyncio"
-        anyio.run(_run_async, app, options, name, ledger, child, backend=backend, backend_options=backend_options)
+        main = partial(_run_async, app, options, name, ledger, marks, child)
+        anyio.run(main, backend=backend, backend_options=backend_options)
         return
     guard = Guard(ledger, child.slots, options.max_crashes)
     slots = options.slots if options.pool == "thread" else 1
@@ -200,6 +212,7 @@ def _run_pool(app: App, options: WorkerOptions, name: str, ledger: Ledger, child
     core = _core(app, runner.functions, child, name, core_options)
     if app.settings.skip_completed:
         runner.repeats = Repeats(app, core, ledger)
+    runner.revocations = Revocations(app, marks)
     with BlockingDriver(core, app.settings.tls, child.ready, quiet=child.index > 0) as driver:
         _prepare(driver, child)
         run = partial(_run_job, runner, driver, guard, options.pool != "thread")
@@ -238,6 +251,10 @@ class _Reporter(Reporter):
         """The supervisor does it."""
         self._guard.kill_after(self._slot, seconds)
 
+    def note(self, id: str, root: str) -> None:
+        """For the supervisor."""
+        self._guard.note(self._slot, self._job, id, root)
+
     def _send(self, name: str, *args: Any) -> bool:
         job = self._job
 
@@ -260,13 +277,16 @@ class _Reporter(Reporter):
         return self._send("send_warning", data)
 
 
-async def _run_async(app: App, options: WorkerOptions, name: str, ledger: Ledger, child: Child) -> None:
+async def _run_async(
+    app: App, options: WorkerOptions, name: str, ledger: Ledger, marks: MarkTable, child: Child
+) -> None:
     guard = Guard(ledger, child.slots, options.max_crashes)
     runner = Runner(app, f"{name}:{os.getpid()}", in_loop=True)
     core_options = CoreOptions(options.slots, options.prefetch, client_id=_client_id(name, child))
     core = _core(app, runner.functions, child, name, core_options)
     if app.settings.skip_completed:
         runner.repeats = Repeats(app, core, ledger)
+    runner.revocations = Revocations(app, marks, options.backend)
 
     async def run(job: Job) -> Ending | None:
         with guard.running(job) as slot:
@@ -285,6 +305,7 @@ async def _run_async(app: App, options: WorkerOptions, name: str, ledger: Ledger
     async with anyio.create_task_group() as group:
         group.start_soon(_obey, driver, told)
         group.start_soon(_watch_supervisor, driver, child)
+        group.start_soon(runner.revocations.watch)
         await driver.serve()
         group.cancel_scope.cancel()
     await app.aclose()
@@ -312,14 +333,19 @@ async def _watch_supervisor(driver: AsyncDriver, child: Child) -> None:
     driver.stop()
 
 
-def _run_housekeeper(app: App, name: str, child: Child) -> None:
-    options = CoreOptions(
+def _run_housekeeper(
+    app: App, options: WorkerOptions, name: str, ledger: Ledger, marks: MarkTable, child: Child
+) -> None:
+    core_options = CoreOptions(
         SLOTS, prefetch=0, poll_interval=POLL, client_id=_client_id(name, child), exceptions=True, max_put_off=0
     )
-    core = _core(app, list(FUNCTIONS), child, name, options)
+    core = _core(app, list(FUNCTIONS), child, name, core_options)
+    listener = Listener(app, marks, ledger, options.max_crashes, f"{name}:{os.getpid()}")
     with BlockingDriver(core, app.settings.tls, child.ready, quiet=True) as driver:
         _prepare(driver, child)
-        driver.serve(Housekeeper(app, driver, f"{name}:{os.getpid()}"))
+        listener.start()
+        driver.serve(Housekeeper(app, driver, f"{name}:{os.getpid()}", Revocations(app, marks)))
+        listener.stop()
     app.close()
 
 

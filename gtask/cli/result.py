@@ -116,8 +116,8 @@ def _ago(seconds: float) -> str:
 
 
 def _sentence(app: App, state: State) -> str:
-    from gtask.result import nobody_knows
     from gtask.states import State
+    from gtask.waiting import nobody_knows
 
     match state:
         case State.UNKNOWN:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from math import isfinite
 from typing import Any, Final
 
 from gtask.answers import error_from_plain, error_to_plain
 from gtask.codecs import MAX_DEPTH, convert, pack, unpack
 from gtask.codecs.wording import glimpse
-from gtask.errors import DecodeError, EncodeError
+from gtask.errors import DecodeError, EncodeError, TaskRevoked
+from gtask.failures import error_info
 from gtask.states import Outcome, Record, State
 
 _VERSION: Final = 1
@@ -63,6 +65,12 @@ def record_to_outcome(record: Record, annotation: Any = Any) -> Outcome:
     return outcome
 
 
+def revoked_record(id: str, task: str | None = None) -> Record:
+    """The record of a task that was revoked now."""
+    error = error_info(TaskRevoked())
+    return outcome_to_record(Outcome(id, State.REVOKED, error=error, task=task or "", finished=time.time()))
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -81,4 +89,4 @@ _CHECKS: Final = {
     "delay": _is_number,
 }
 
-__all__ = ["EncodeError", "outcome_to_record", "record_to_outcome"]
+__all__ = ["EncodeError", "outcome_to_record", "record_to_outcome", "revoked_record"]

@@ -12,19 +12,27 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Iterator
 from typing import Final, NamedTuple
+from zlib import crc32
 
 MAX_ID: Final = 64
 """Bytes of a unique that are kept; longer ones do not exist (protocol reference, section 3)."""
 
-BLAMED: Final = 1024
-"""Jobs whose crashes are remembered at once; the oldest is forgotten for a new one."""
+BUCKETS: Final = 64
+PLACES: Final = 16
+"""So many times so many jobs' crashes are remembered; in a bucket the oldest makes room for a new one."""
+
+TASK_ID: Final = 32
+"""Characters of a task's id by gtask, with which the uniques of its jobs begin (`gtask.message.wire_unique`)."""
 
 _HEAD: Final = struct.Struct("=IId")
 _COUNTS: Final = struct.Struct("=II")
 _SLOT: Final = struct.Struct("=dB64s64s")
 _DEADLINE: Final = struct.Struct("=d")
-_BLAME: Final = struct.Struct("=HB64s")
+_NOTE: Final = struct.Struct("=64s64s64s")
+_BLAME: Final = struct.Struct("=64sHB64s64s")
+_TOLD: Final = struct.Struct("=HB")
 
 
 class Running(NamedTuple):
@@ -38,16 +46,41 @@ class Running(NamedTuple):
         return f"{self.function}[{self.unique}]"
 
 
+class Blame(NamedTuple):
+    """What is blamed on a job: the deaths of processes that ran it, and whether one was killed for its time.
+
+    `id` is its task's, `place` where it stands in the ledger.
+    """
+
+    place: int
+    unique: str
+    crashes: int
+    late: bool
+    id: str
+    function: str
+
+
+NO_BLAME: Final = Blame(-1, "", 0, False, "", "")
+
+
 class Ledger:
-    """`slots` places for running jobs, and the jobs blamed for the death of a process; made before the forks."""
+    """`slots` places for running jobs, and the jobs blamed for the death of a process; made before the forks.
+
+    One process, the `teller`, tells other hosts what is blamed on jobs here; it notes what it has told.
+    """
 
     def __init__(self, slots: int) -> None:
-        self._slots = slots
-        self._blame_at = _HEAD.size + slots * _SLOT.size
-        self._memory = mmap.mmap(-1, self._blame_at + BLAMED * _BLAME.size)
+        self.slots = slots
+        """How many places there are."""
+        self._notes_at = _HEAD.size + slots * _SLOT.size
+        self._blame_at = self._notes_at + slots * _NOTE.size
+        self._told_at = self._blame_at + BUCKETS * PLACES * _BLAME.size
+        self._turns_at = self._told_at + BUCKETS * PLACES * _TOLD.size
+        self._teller_at = self._turns_at + BUCKETS
+        self._memory = mmap.mmap(-1, self._teller_at + 1)
 
     def __repr__(self) -> str:
-        return f"<Ledger {self._slots} slots, {self._count} blamed>"
+        return f"<Ledger {self.slots} slots, {self._count} blamed>"
 
     # --- a process's own slots -------------------------------------------------------------------------------
 
@@ -66,7 +99,22 @@ class Ledger:
         self._memory[position + _DEADLINE.size] = 0
         _DEADLINE.pack_into(self._memory, position, 0.0)
 
+    def note(self, slot: int, unique: str, id: str, root: str) -> None:
+        """Notes whose job runs in a slot, where its unique does not say it: the ids of its task and of the whole."""
+        raw = (unique.encode()[:MAX_ID], id.encode()[:MAX_ID], root.encode()[:MAX_ID])
+        _NOTE.pack_into(self._memory, self._notes_at + slot * _NOTE.size, *raw)
+
     # --- the supervisor --------------------------------------------------------------------------------------
+
+    def ids(self, job: Running) -> tuple[str, ...]:
+        """The ids of the task that a running job is a run of, and of the whole it belongs to, as far as they are known.
+
+        The task's own comes first.
+        """
+        unique, id, root = _NOTE.unpack_from(self._memory, self._notes_at + job.slot * _NOTE.size)
+        if job.unique and _text(unique) == job.unique:
+            return tuple(filter(None, (_text(id), _text(root))))
+        return (job.unique[:TASK_ID],) if len(job.unique) >= TASK_ID else ()
 
     def running(self, slots: range) -> list[Running]:
         """The jobs that run in these slots."""
@@ -75,7 +123,7 @@ class Ledger:
 
     def overdue(self, now: float) -> list[Running]:
         """The jobs that have run beyond their deadline."""
-        found = (self._read(slot) for slot in range(self._slots))
+        found = (self._read(slot) for slot in range(self.slots))
         return [job for deadline, runs, job in found if runs and 0.0 < deadline <= now]
 
     def clear(self, slots: range) -> None:
@@ -83,24 +131,67 @@ class Ledger:
         for slot in slots:
             self.end(slot)
 
-    def blame(self, unique: str, timed_out: bool = False) -> int:
+    def blame(self, job: Running, timed_out: bool = False) -> int:
         """Counts one crash for a job, or notes that it was killed for its time; returns its crashes."""
-        raw = unique.encode()[:MAX_ID]
-        index, count, late = self._find(raw)
-        if index is None:
-            number, after = _COUNTS.unpack_from(self._memory)
-            index = after % BLAMED
-            _COUNTS.pack_into(self._memory, 0, min(BLAMED, number + 1), after + 1)
+        raw = job.unique.encode()[:MAX_ID]
+        place, _, count, late, _, _ = self._find(raw)
+        if place < 0:
+            bucket = crc32(raw) % BUCKETS
+            turn = self._memory[self._turns_at + bucket]
+            self._memory[self._turns_at + bucket] = (turn + 1) % PLACES
+            place = bucket * PLACES + turn
+            self._set_told(place, 0, False)
         count += not timed_out
+        ids = self.ids(job)
         flag = 1 if late or timed_out else 0
-        _BLAME.pack_into(self._memory, self._blame_at + index * _BLAME.size, min(count, 65535), flag, raw)
+        entry = (raw, min(count, 65535), flag, (ids[0] if ids else "").encode(), job.function.encode())
+        _BLAME.pack_into(self._memory, self._blame_at + place * _BLAME.size, *entry)
+        number, changes = _COUNTS.unpack_from(self._memory)
+        _COUNTS.pack_into(self._memory, 0, number + 1, changes + 1)
         return count
+
+    # --- the teller ------------------------------------------------------------------------------------------
+
+    @property
+    def tells(self) -> bool:
+        """Whether a process tells other hosts what is blamed on jobs here."""
+        return bool(self._memory[self._teller_at])
+
+    @tells.setter
+    def tells(self, tells: bool) -> None:
+        self._memory[self._teller_at] = tells
+
+    def untold(self) -> Iterator[tuple[Blame, int]]:
+        """What was not told yet: the blame, and how many of its crashes were told."""
+        for place in range(BUCKETS * PLACES if self._count else 0):
+            blame = self._read_blame(place)
+            told, late = _TOLD.unpack_from(self._memory, self._told_at + place * _TOLD.size)
+            if blame.unique and (told < blame.crashes or late < blame.late):
+                yield blame, told
+
+    def told(self, blame: Blame) -> None:
+        """Notes that this much was told."""
+        self._set_told(blame.place, blame.crashes, blame.late)
+
+    def _set_told(self, place: int, crashes: int, late: bool) -> None:
+        _TOLD.pack_into(self._memory, self._told_at + place * _TOLD.size, crashes, late)
 
     # --- everybody -------------------------------------------------------------------------------------------
 
-    def crashes(self, unique: str) -> int:
-        """How often a process died while it ran this job."""
-        return self._find(unique.encode()[:MAX_ID])[1] if self._count else 0
+    def blamed(self, unique: str) -> Blame:
+        """What is blamed on a job; nothing on nearly every one."""
+        return self._find(unique.encode()[:MAX_ID]) if self._count else NO_BLAME
+
+    def is_told(self, blame: Blame) -> bool:
+        """Whether other hosts were told what is blamed on a job."""
+        told, late = _TOLD.unpack_from(self._memory, self._told_at + blame.place * _TOLD.size)
+        return bool(told >= blame.crashes and late >= blame.late)
+
+    @property
+    def changes(self) -> int:
+        """Moves with each blame."""
+        changes: int = _COUNTS.unpack_from(self._memory)[1]
+        return changes
 
     def runs_elsewhere(self, unique: str, own: range) -> bool:
         """Whether a slot outside of `own` says that it runs this job.
@@ -109,17 +200,13 @@ class Ledger:
         """
         raw = unique.encode()[:MAX_ID]
         position = _HEAD.size
-        while raw and (position := self._memory.find(raw, position, self._blame_at)) >= 0:
+        while raw and (position := self._memory.find(raw, position, self._notes_at)) >= 0:
             slot = (position - _HEAD.size) // _SLOT.size
             _, runs, job = self._read(slot)
             if runs and slot not in own and job.unique == unique:
                 return True
             position += 1
         return False
-
-    def timed_out(self, unique: str) -> bool:
-        """Whether a process was killed because this job ran beyond its limit."""
-        return self._find(unique.encode()[:MAX_ID])[2] if self._count else False
 
     @property
     def died_at(self) -> float:
@@ -140,13 +227,20 @@ class Ledger:
         deadline, runs, unique, function = _SLOT.unpack_from(self._memory, _HEAD.size + slot * _SLOT.size)
         return deadline, bool(runs), Running(slot, _text(unique), _text(function))
 
-    def _find(self, raw: bytes) -> tuple[int | None, int, bool]:
+    def _find(self, raw: bytes) -> Blame:
+        start = self._blame_at + crc32(raw) % BUCKETS * PLACES * _BLAME.size
         padded = raw.ljust(MAX_ID, b"\0")
-        for index in range(self._count):
-            count, late, found = _BLAME.unpack_from(self._memory, self._blame_at + index * _BLAME.size)
-            if found == padded:
-                return index, count, bool(late)
-        return None, 0, False
+        position = self._memory.find(padded, start, start + PLACES * _BLAME.size) if raw else -1
+        # A name of a task may be the same text; it does not stand at the beginning of a place.
+        while position >= 0:
+            if (position - start) % _BLAME.size == 0:
+                return self._read_blame((position - self._blame_at) // _BLAME.size)
+            position = self._memory.find(padded, position + 1, start + PLACES * _BLAME.size)
+        return NO_BLAME
+
+    def _read_blame(self, place: int) -> Blame:
+        unique, count, late, id, function = _BLAME.unpack_from(self._memory, self._blame_at + place * _BLAME.size)
+        return Blame(place, _text(unique), count, bool(late), _text(id), _text(function))
 
 
 def _text(raw: bytes) -> str:

@@ -19,9 +19,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final, Literal, NoReturn
 
 from gtask.worker.ledger import Ledger
+from gtask.worker.marks import MarkTable
+from gtask.worker.watch import Due, Watch
 
 log = logging.getLogger("gtask.worker")
 
@@ -54,6 +56,9 @@ class Role:
     last: bool = False
     slots: int = 0
     """Jobs that a process of this role runs at once, each noted in the ledger."""
+    stops: Literal["killed", "spared", "itself"] = "killed"
+    """What becomes of a process when a task that it runs is revoked: it is killed, or it is spared since it runs others
+    beside it and cannot stop one, or it stops the task itself."""
 
 
 class Child:
@@ -95,7 +100,7 @@ class Supervisor:
 
     `grace` is the time in seconds for what runs to finish after SIGTERM; `on_ready` is called when every process
     serves for the first time. With a `ledger` (of `ledger_size(roles)` slots) it blames jobs for the death of their
-    process, and kills the processes of those that run beyond their time limit.
+    process, and kills the processes of those that run beyond their time limit, or were revoked according to `marks`.
     """
 
     def __init__(
@@ -104,8 +109,10 @@ class Supervisor:
         grace: float = 60.0,
         on_ready: Callable[[], None] | None = None,
         ledger: Ledger | None = None,
+        marks: MarkTable | None = None,
     ) -> None:
         self._ledger = ledger
+        self._watch = None if ledger is None else Watch(ledger, marks)
         self._free_slots: dict[Role, list[range]] = {}
         start = 0
         for role in roles:
@@ -266,23 +273,29 @@ class Supervisor:
         if self._ledger is None or not process.slots:
             return ""
         running = self._ledger.running(process.slots)
+        blamed: list[str] = []
+        if not (process.overdue or self._quit):
+            blamed = [f"{job} (crash {self._ledger.blame(job)} of it here)" for job in running]
         self._ledger.clear(process.slots)
-        if process.overdue or self._quit or not running:
+        if not blamed:
             return ""
-        blamed = [f"{job} (crash {self._ledger.blame(job.unique)} of it here)" for job in running]
         return f" while it ran {', '.join(blamed)}"
 
     def _enforce(self) -> None:
-        """Kills the processes whose job has run beyond its hard time limit."""
-        if self._ledger is None:
-            return
-        for job in self._ledger.overdue(time.monotonic()):
+        """Kills the processes whose job has run beyond its hard time limit, or was revoked."""
+        for due in self._watch.due(time.monotonic()) if self._watch is not None else ():
             for pid, process in self._processes.items():
-                if job.slot in process.slots and not process.overdue:
-                    process.overdue = job.unique
-                    self._ledger.blame(job.unique, timed_out=True)
-                    log.error("%s ran longer than its time limit: its process %d is replaced.", job, pid)
-                    os.kill(pid, signal.SIGKILL)
+                if due.job.slot in process.slots and not process.overdue:
+                    self._stop_job(due, pid, process)
+
+    @staticmethod
+    def _stop_job(due: Due, pid: int, process: _Process) -> None:
+        if due.late or process.role.stops == "killed":
+            process.overdue = due.job.unique
+            log.log(logging.ERROR if due.late else logging.WARNING, "%s %s: its process %d is replaced.", *due[:2], pid)
+            os.kill(pid, signal.SIGKILL)
+        elif process.role.stops == "spared":
+            log.warning("%s %s, but runs in a thread, which cannot be stopped: it goes on, for nothing.", *due[:2])
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -367,8 +380,8 @@ class Supervisor:
     def _pause(self) -> float:
         now = time.monotonic()
         due = min((entry[0] for entry in self._start_later), default=now + 60.0)
-        if self._ledger is not None:
-            due = min(due, now + LOOK)
+        if self._watch is not None:
+            due = min(due, self._watch.next(now, LOOK))
         if self._stop_at:
             due = min(due, self._stop_at if self._stop_at > now else now + 0.2)
         return max(0.0, due - now) + 0.001

@@ -16,6 +16,7 @@ import pytest
 
 from gtask import App, AsyncResult, GroupResult, ResultTimeout, State, StoreRequired, TaskFailed, TaskRevoked, chord
 from gtask import result as result_module
+from gtask import waiting as waiting_module
 from gtask.errors import DecodeError, ResultError, ResultsUnavailable
 from gtask.failures import error_info
 from gtask.results import SqliteStore
@@ -259,7 +260,7 @@ def test_without_a_timeout_a_service_that_was_there_may_start_again(
             wait_until(lambda: flaky.asked > 6, LIMIT, "the questions")
             keep(app, done(result.id, 5))
             assert wait.result(LIMIT) == 5
-        monkeypatch.setattr(result_module, "AWAY", 0.0)
+        monkeypatch.setattr(waiting_module, "AWAY", 0.0)
         flaky.asked = 0
         with pytest.raises(ResultsUnavailable, match="away"):
             app.tasks["add"].delay(1).get()

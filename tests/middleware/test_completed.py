@@ -27,7 +27,7 @@ from gtask.types import Submission
 from gtask.worker.blocking import fresh_unique
 from gtask.worker.core import CoreOptions, WorkerCore
 from gtask.worker.job import End, Ending, Job
-from gtask.worker.ledger import Ledger
+from gtask.worker.ledger import Ledger, Running
 from tests.app.helpers import NOWHERE, message_of, seal
 from tests.middleware.recording import Points
 
@@ -150,8 +150,8 @@ def test_the_death_of_a_process_makes_older_jobs_suspect(shop: Shop) -> None:
     shop.ledger.died_at = time.time() + 1
     shop.run(submission)
     assert shop.runs == []
-    shop.ledger.blame("x")
-    assert (shop.ledger.crashes("x"), shop.ledger.died_at > time.time() - 60) == (1, True)
+    shop.ledger.blame(Running(0, "x", "f"))
+    assert (shop.ledger.blamed("x").crashes, shop.ledger.died_at > time.time() - 60) == (1, True)
 
 
 def test_what_follows_is_submitted_again_and_looked_up_in_its_turn(shop: Shop) -> None:

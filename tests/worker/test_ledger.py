@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from gtask.worker.ledger import BLAMED, Ledger
+from gtask.worker.ledger import BUCKETS, NO_BLAME, PLACES, Ledger, Running
 
 
 def uniques(ledger: Ledger, slots: range) -> list[str]:
@@ -44,23 +44,63 @@ def test_what_is_overdue() -> None:
     assert [(one.slot, one.unique) for one in ledger.overdue(30.0)] == [(2, "c")]
 
 
+def blame(ledger: Ledger, unique: str, timed_out: bool = False) -> int:
+    return ledger.blame(Running(0, unique, "f"), timed_out)
+
+
 def test_blame_is_counted_for_each_job() -> None:
     ledger = Ledger(1)
-    assert ledger.crashes("a") == 0
-    assert [ledger.blame("a"), ledger.blame("a"), ledger.blame("b")] == [1, 2, 1]
-    assert (ledger.crashes("a"), ledger.crashes("b"), ledger.crashes("c")) == (2, 1, 0)
-    assert not ledger.timed_out("a")
-    ledger.blame("a", timed_out=True)
-    assert ledger.timed_out("a")
-    assert ledger.crashes("a") == 2
+    assert ledger.blamed("a") == NO_BLAME
+    assert [blame(ledger, "a"), blame(ledger, "a"), blame(ledger, "b")] == [1, 2, 1]
+    assert [ledger.blamed(unique).crashes for unique in "abc"] == [2, 1, 0]
+    assert not ledger.blamed("a").late
+    blame(ledger, "a", timed_out=True)
+    assert ledger.blamed("a")[1:4] == ("a", 2, True)
 
 
 def test_the_oldest_blame_makes_room() -> None:
     ledger = Ledger(1)
-    for number in range(BLAMED + 5):
-        ledger.blame(f"job{number}")
-    assert ledger.crashes("job0") == ledger.crashes("job4") == 0
-    assert ledger.crashes("job5") == ledger.crashes(f"job{BLAMED + 4}") == 1
+    for number in range(4 * BUCKETS * PLACES):
+        blame(ledger, f"job{number}")
+    assert ledger.blamed("job0").crashes == 0
+    known = sum(ledger.blamed(f"job{number}").crashes for number in range(4 * BUCKETS * PLACES))
+    assert known == BUCKETS * PLACES
+    assert ledger.blamed(f"job{4 * BUCKETS * PLACES - 1}").crashes == 1
+
+
+def test_a_task_of_the_same_name_is_not_blamed() -> None:
+    ledger = Ledger(1)
+    ledger.blame(Running(0, "a" * 32, "bcd"))
+    assert ledger.blamed("bcd") == NO_BLAME
+
+
+def test_what_was_not_told_of_is_told_once() -> None:
+    ledger = Ledger(1)
+    ledger.begin(0, "a" * 32, "f")
+    blame(ledger, "a" * 32)
+    changes = ledger.changes
+    ((found, told),) = ledger.untold()
+    assert (found.id, found.function, found.crashes, told) == ("a" * 32, "f", 1, 0)
+    assert not ledger.is_told(found)
+    ledger.told(found)
+    assert ledger.is_told(found)
+    assert list(ledger.untold()) == []
+    blame(ledger, "a" * 32, timed_out=True)
+    assert ledger.changes != changes
+    ((found, told),) = ledger.untold()
+    assert (found.crashes, found.late, told) == (1, True, 1)
+
+
+def test_a_note_says_whose_job_runs_as_long_as_it_runs() -> None:
+    ledger = Ledger(2)
+    ledger.begin(1, "a" * 34, "f")
+    (job,) = ledger.running(range(2))
+    assert ledger.ids(job) == ("a" * 32,)
+    ledger.note(1, "a" * 34, "mine", "whole")
+    assert ledger.ids(job) == ("mine", "whole")
+    ledger.end(1)
+    ledger.begin(1, "short", "f")
+    assert ledger.ids(*ledger.running(range(2))) == ()
 
 
 def test_a_job_that_another_slot_still_names_is_seen() -> None:

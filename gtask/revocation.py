@@ -1,0 +1,288 @@
+"""Revoked tasks, as a worker deals with them: it hears of marks, ends what is marked, and stops what runs.
+
+* `Listener` lives in one process of a worker. It asks the result store for marks (`ResultStore.revoked`) and writes
+  them into the table that all processes share. It also tells other hosts of jobs that are not to be run any more, since
+  they have killed processes or run beyond their time limit: these are marked as well, beside a record that says why.
+* `Revocations` is asked in each process before a task is run, which costs nothing while there is no mark.
+
+A mark holds for the task itself and for all that belongs to it: every task whose header `root` is its id. What is
+marked is not run; a record that says otherwise, such as that it has failed, is then what became of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from gtask.context import TaskContext
+from gtask.errors import ConfigurationError, GtaskError, TaskError, TaskRevoked, TimeLimitExceeded, WorkerLost
+from gtask.failures import error_info
+from gtask.results.base import ResultStore
+from gtask.results.records import outcome_to_record, record_to_outcome, revoked_record
+from gtask.states import Outcome, State
+from gtask.worker.ledger import Blame, Ledger
+from gtask.worker.marks import Heard, MarkTable
+
+if TYPE_CHECKING:
+    from gtask.app import App
+
+log = logging.getLogger("gtask.worker")
+
+HOLD: Final = 50.0
+"""Seconds of one question for marks; whoever serves the store answers the moment there is one."""
+
+FIRST_PAUSE: Final = 1.0
+MAX_PAUSE: Final = 15.0
+"""Seconds before a store that is away is asked again, each time twice as long."""
+
+PATIENCE: Final = 5.0
+"""Seconds that the first task of a process waits until the marks that were made so far are known."""
+
+LOOK: Final = 0.1
+"""Seconds between two looks for blame to be told, and for tasks to be stopped in an event loop."""
+
+
+class Listener:
+    """Hears of marks for the processes of a worker, and tells of what is blamed on jobs here, in two threads."""
+
+    def __init__(self, app: App, table: MarkTable, ledger: Ledger, max_crashes: int, worker: str = "") -> None:
+        self._app = app
+        self._table = table
+        self._ledger = ledger
+        self._max_crashes = max_crashes
+        self._worker = worker
+        self._stopped = threading.Event()
+        self._changes = -1
+        self._said = False
+        self._counted: dict[tuple[str, int], int] = {}
+
+    def start(self) -> None:
+        """Starts to listen; without a store there is nothing to hear."""
+        store = self._app.store
+        if store is None:
+            self._table.hear(Heard.ALL)
+            return
+        for target in (self._listen, self._tell):
+            threading.Thread(target=target, args=(store,), name="revocations", daemon=True).start()
+
+    def stop(self) -> None:
+        """Lets both threads end; they are not waited for."""
+        self._stopped.set()
+        self._ledger.tells = False
+
+    # --- hearing ---------------------------------------------------------------------------------------------
+
+    def _listen(self, store: ResultStore) -> None:
+        cursor, hold, pause = "", 0.0, FIRST_PAUSE
+        while not self._stopped.is_set():
+            try:
+                marks, cursor = store.revoked(cursor, hold)
+            except ConfigurationError as error:
+                log.debug("Nothing is revoked here: %s", error)
+                self._table.hear(Heard.ALL)
+                return
+            except Exception as error:
+                self._away(error)
+                self._stopped.wait(pause)
+                pause = min(MAX_PAUSE, 2 * pause)
+                continue
+            pause = FIRST_PAUSE
+            for mark in marks:
+                self._table.add(mark.id, mark.terminate)
+            if not marks:
+                self._table.hear(Heard.ALL)
+                self._said = False
+            hold = 0.0 if marks else HOLD
+
+    def _away(self, error: Exception) -> None:
+        if self._stopped.is_set():
+            return
+        if self._table.heard is Heard.NOT_YET:
+            self._table.hear(Heard.AWAY)
+        if not self._said:
+            self._said = True
+            log.info("Which tasks are revoked cannot be told now, so what comes is run; it is asked again. %s", error)
+
+    # --- telling ---------------------------------------------------------------------------------------------
+
+    def _tell(self, store: ResultStore) -> None:
+        self._ledger.tells = True
+        while not self._stopped.wait(LOOK):
+            changes = self._ledger.changes
+            if changes == self._changes:
+                continue
+            try:
+                for blame, told in self._ledger.untold():
+                    self._tell_of(store, blame, told)
+                    self._ledger.told(blame)
+                    self._counted.clear()
+                self._changes = changes
+            except ConfigurationError as error:
+                log.debug("Crashes are counted on this host alone: %s", error)
+                break
+            except Exception as error:
+                if not self._stopped.is_set():
+                    log.warning("Other hosts cannot be told that a job has killed a process here: %s", error)
+                self._stopped.wait(FIRST_PAUSE)
+        self._ledger.tells = False
+
+    def _tell_of(self, store: ResultStore, blame: Blame, told: int) -> None:
+        """Counts crashes where all hosts count them; says that a job is over when it was late, or that is enough."""
+        ttl = self._app.settings.result_expires
+        crashes = 0
+        for number in range(told, blame.crashes):
+            # A count is not made again when something behind it fails.
+            if (blame.unique, number) not in self._counted:
+                self._counted[blame.unique, number] = store.count(f"crash:{blame.unique}", ttl)
+            crashes = self._counted[blame.unique, number]
+        error: TaskError | None = None
+        if blame.late:
+            error = TimeLimitExceeded()
+        elif crashes >= self._max_crashes:
+            error = WorkerLost(f"The task's process died {crashes} times while it ran, so it is not run again.")
+        if error is None or not blame.id:
+            return
+        outcome = Outcome(blame.id, State.FAILURE, error=error_info(error), task=blame.function, worker=self._worker)
+        outcome.finished = time.time()
+        store.put([outcome_to_record(outcome)], ttl)
+        store.revoke([revoked_record(blame.id, blame.function)], False, ttl)
+        # What is stored on its way to a service would be overtaken by the job that comes again.
+        self._table.add(blame.id, False)
+
+
+class Revocations:
+    """Asked in one process of a worker before a task is run, and in an event loop while it runs.
+
+    `backend` is the event loop of the pool async: "asyncio" (also for uvloop) or "trio".
+    """
+
+    def __init__(self, app: App, table: MarkTable, backend: str = "asyncio") -> None:
+        self._app = app
+        self._table = table
+        self._trio = backend == "trio"
+        self._waited_since = 0.0
+        self._running: dict[TaskContext, Callable[[], object] | None] = {}
+        self._stopped: set[TaskContext] = set()
+
+    @property
+    def clear(self) -> bool:
+        """Whether no task is marked, and this is known."""
+        return self._table.clear
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is not known yet what is marked, and will be soon."""
+        if self._table.heard is not Heard.NOT_YET:
+            return False
+        now = time.monotonic()
+        self._waited_since = self._waited_since or now
+        return now - self._waited_since < PATIENCE
+
+    def look(self, context: TaskContext) -> None:
+        """Sees to it that a marked task is not run: it has its outcome, or a reason to be refused."""
+        while self.waits and not context.foreground:
+            time.sleep(0.01)
+        if self._marked(context):
+            self._refuse(context, self._stored(context))
+
+    async def alook(self, context: TaskContext) -> None:
+        """`look` for an event loop."""
+        while self.waits and not context.foreground:  # noqa: ASYNC110 - another process writes it
+            await anyio.sleep(0.01)
+        if self._marked(context):
+            self._refuse(context, await anyio.to_thread.run_sync(self._stored, context))
+
+    def _marked(self, context: TaskContext) -> bool:
+        return context.id in self._table or (context.root_id != context.id and context.root_id in self._table)
+
+    def _stored(self, context: TaskContext) -> Outcome | None:
+        """What became of a marked task, where the store says so."""
+        store = self._app.store
+        if store is None or not context.id:
+            return None
+        try:
+            record = store.get([context.id]).get(context.id)
+            return None if record is None or not record.ready else record_to_outcome(record)
+        except GtaskError as error:
+            log.warning("What became of %s[%s] cannot be told: %s", context.task.name, context.id, error)
+            return None
+
+    def _refuse(self, context: TaskContext, stored: Outcome | None) -> None:
+        if stored is not None and stored.state is not State.REVOKED:
+            context.completed = stored
+        else:
+            context.refuse(TaskRevoked("The task was revoked before it was run."))
+
+    # --- what runs in an event loop --------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Stops the tasks of this event loop that are to be stopped, for as long as it is left to run."""
+        seen = 0
+        while True:
+            if self._table.terminations != seen:
+                seen = self._table.terminations
+                for context, cancel in list(self._running.items()):
+                    if context not in self._stopped and self._stops(context):
+                        self._stop(context, cancel)
+            await anyio.sleep(LOOK)
+
+    def _stops(self, context: TaskContext) -> bool:
+        return self._table.stops(context.id) or self._table.stops(context.root_id)
+
+    def _stop(self, context: TaskContext, cancel: Callable[[], object] | None) -> None:
+        self._stopped.add(context)
+        if cancel is None:
+            log.warning(
+                "Task %s[%s] was revoked, but runs in a thread, which cannot be stopped: it goes on, for nothing.",
+                context.task.name,
+                context.id,
+            )
+        else:
+            log.warning("Task %s[%s] was revoked, and is cancelled.", context.task.name, context.id)
+            cancel()
+
+    @contextmanager
+    def in_thread(self, context: TaskContext) -> Iterator[None]:
+        """Stands around a plain function that runs in a thread, which nobody can stop."""
+        self._running[context] = None
+        try:
+            yield
+        finally:
+            del self._running[context]
+            self._stopped.discard(context)
+
+    async def stoppable(self, context: TaskContext, flow: Awaitable[Any]) -> Any:
+        """Awaits the body of an async task; raises `TaskRevoked` when it was stopped."""
+        if self._trio:
+            return await self._stoppable_scope(context, flow)
+        task = asyncio.current_task()
+        assert task is not None
+        self._running[context] = task.cancel
+        try:
+            return await flow
+        except asyncio.CancelledError:
+            if context not in self._stopped:
+                raise
+            raise TaskRevoked("The task was revoked while it ran, and stopped.") from None
+        finally:
+            del self._running[context]
+            if context in self._stopped:
+                self._stopped.discard(context)
+                task.uncancel()
+
+    async def _stoppable_scope(self, context: TaskContext, flow: Awaitable[Any]) -> Any:
+        with anyio.CancelScope() as scope:
+            self._running[context] = scope.cancel
+            try:
+                return await flow
+            finally:
+                del self._running[context]
+                self._stopped.discard(context)
+        raise TaskRevoked("The task was revoked while it ran, and stopped.")

@@ -1,0 +1,96 @@
+"""How long a handle waits, and when it is to give up: for a task nobody knows, for a service that is away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from gtask.errors import ResultError, ResultsUnavailable, StoreRequired
+from gtask.results.base import ResultStore
+
+if TYPE_CHECKING:
+    from gtask.app import App
+    from gtask.result import AsyncResult
+
+SLICE: Final = 3600.0
+"""Seconds of one question to the store; a longer wait asks again. Long, so that the store knows what it saw before."""
+
+LOOK: Final = 30.0
+"""Seconds between two looks of a wait without a timeout, whether anybody knows the task at all."""
+
+LOOKS: Final = 2
+"""Looks in a row by which nobody knows it, after which it is not waited for any longer."""
+
+AWAY: Final = 15.0
+"""Seconds for which a results service may be away in the middle of a wait without a timeout."""
+
+NAP: Final = 1.0
+"""Seconds before a results service that is away is asked again."""
+
+WORD: Final = 0.25
+"""Seconds that job servers have to say whether they know a task whose timeout is over."""
+
+NO_STORE: Final = (
+    "This App has no result store, so a background job's result cannot be had. Create it with results='gearman://' "
+    "(and run `gtask results`, or `gtask server`, which includes it) or results='sqlite:///results.db', or use call(), "
+    "whose answer comes back on the connection."
+)
+
+
+class Watch:
+    """Keeps an eye on a wait without a timeout: on its results service, and on whether anybody knows the task."""
+
+    def __init__(self, result: AsyncResult[Any]) -> None:
+        self._result = result
+        self._unknown = 0
+        self._there: float | None = None
+
+    def gone(self, error: ResultsUnavailable) -> bool:
+        """Whether the results service is away for good; one that was there may be starting again."""
+        return self._there is None or time.monotonic() - self._there >= AWAY
+
+    def looked(self, unknown: bool) -> None:
+        """Takes in what a look has found; raises `ResultError` when there is nothing to wait for."""
+        self._there = time.monotonic()
+        self._unknown = self._unknown + 1 if unknown else 0
+        if self._unknown >= LOOKS:
+            result = self._result
+            raise ResultError(f"The result of {result.task or 'task'} {result.id}: {nobody_knows(result.app)}")
+
+
+def revoking_store(app: App) -> ResultStore:
+    """The store that keeps marks of revoked tasks; raises `StoreRequired` where there is none."""
+    if app.store is None:
+        raise StoreRequired(
+            "This App has no result store, which is where workers learn that a task was revoked. Create it with "
+            "results='gearman://' (and run `gtask results`, or `gtask server`, which includes it) or another store."
+        )
+    return app.store
+
+
+def nobody_knows(app: App) -> str:
+    """What is to be said of an id that neither the store nor a job server knows."""
+    return (
+        f"Nobody knows this id at {', '.join(map(str, app.servers))}: it was never sent there, its result has expired "
+        "or is kept in another store, its job was lost with a job server that keeps its queue in memory, or it is a "
+        "later step of a chain or the body of a chord whose turn has not come."
+    )
+
+
+def in_time(begun: float, timeout: float) -> bool:
+    """Whether a wait has ended with its timeout, so that there is time to ask why; a hanging service takes longer."""
+    return time.monotonic() - begun < timeout + WORD
+
+
+def slices(timeout: float | None, longest: float = SLICE) -> Iterator[float]:
+    """Seconds for each question to the store: one question at least, the last one until `timeout` seconds are over."""
+    if timeout is None:
+        while True:
+            yield longest
+    deadline, left = time.monotonic() + timeout, max(0.0, timeout)
+    while True:
+        yield min(left, SLICE)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return
