@@ -84,12 +84,16 @@ def hand_in(
     if db.execute("SELECT 1 FROM results WHERE id = ? AND ready AND expires > ?", (body.id, now)).fetchone():
         return None, []
     members = db.execute("SELECT id, state, body FROM members WHERE chord = ? ORDER BY position", (chord,))
-    return _complete(body, [Record(id, State(state), data) for id, state, data in members], keys, now)
+    return follow_up(body, [Record(id, State(state), data) for id, state, data in members], keys, now)
 
 
-def _complete(
+def follow_up(
     body: Body, records: list[Record], keys: Keyring | None, now: float
 ) -> tuple[Submission | None, list[Record]]:
+    """What follows from a complete chord: the job to submit, or the records to keep; also where it cannot be completed.
+
+    `records` are those of the members in their order, `now` is a Unix time in seconds.
+    """
     try:
         after = complete(body, records, keys, now)
         if not isinstance(after, Submission):
