@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gtask.canvas import Chain, Chord, Group, Signature, chain, chord, group, signature
     from gtask.context import TaskContext, current_task
     from gtask.errors import (
+        BadArguments,
         ConfigurationError,
         ConnectFailed,
         ConnectionLost,
@@ -68,6 +69,7 @@ __all__ = [
     "GroupResult",
     "State",
     # errors
+    "BadArguments",
     "ConfigurationError",
     "ConnectFailed",
     "ConnectionLost",

@@ -209,6 +209,7 @@ class App:
 
     def _by_name(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Signature[Any]:
         task = self.tasks.get(name) or BaseTask(self, check_name(name), Options(), Arguments(None, name))
+        task.arguments.check(tuple(args), dict(kwargs or {}))
         return Signature(task, tuple(args), dict(kwargs or {}))
 
     def send(self, step: Signature[R]) -> Handle[R]:

@@ -103,6 +103,10 @@ class SignatureError(DecodeError):
     """This message is not signed with a key that is known here; give both sides the same `signing_keys`."""
 
 
+class BadArguments(GtaskError, TypeError):
+    """This call does not fit the task's parameters or their annotations; it was not sent, or not run."""
+
+
 # --- tasks ---------------------------------------------------------------------------------------------------
 
 

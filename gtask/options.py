@@ -81,6 +81,7 @@ class TaskOptions(TypedDict, total=False):
     codec: Codec
     throws: tuple[type[BaseException], ...]
     allow_unsigned: bool
+    check_arguments: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,8 @@ class Options:
     throws: tuple[type[BaseException], ...] = ()
     allow_unsigned: bool = False
     """With `signing_keys`: whether bare JSON, text and bytes are taken from callers who do not sign."""
+    check_arguments: bool | None = None
+    """Whether arguments must fit the annotations (docs/types.md); None goes by the App's setting of that name."""
 
     @classmethod
     def of(cls, name: str, given: Mapping[str, Any], also: Iterable[str] = ()) -> Self:

@@ -27,6 +27,7 @@ class SettingsDict(TypedDict, total=False):
     ignore_result: bool
     dead_letters: bool
     skip_completed: bool
+    check_arguments: bool
     tls: TLS | None
     signing_keys: Mapping[str, str | bytes] | str | Keyring | None
     signing_max_age: float | None
@@ -42,8 +43,9 @@ class Settings:
     seconds; `max_message` is how large a message or a result may be, in bytes: less than a job server takes in one
     packet, which is 64 MiB where it is not told otherwise. `ignore_result` is every task's default of that option.
     `dead_letters` parks what fails for good in ``<task>.dead``. `skip_completed` asks the store before a job is run
-    that may have been run before, and does not run it when its task has ended. `tls` is for ``gearmans://`` addresses,
-    by default what `gtask.transport.tls.VARIABLES` say.
+    that may have been run before, and does not run it when its task has ended. `check_arguments` refuses calls whose
+    arguments do not fit the task's annotations; every task's default of that option. `tls` is for ``gearmans://``
+    addresses, by default what `gtask.transport.tls.VARIABLES` say.
 
     `signing_keys` are secrets by their ids, or text as ``k2:secret2,k1:secret1``: the first signs what is sent, all of
     them verify, and what is not signed is not run. Jobs that were signed more than `signing_max_age` seconds ago are
@@ -59,6 +61,7 @@ class Settings:
     ignore_result: bool = False
     dead_letters: bool = True
     skip_completed: bool = True
+    check_arguments: bool = True
     tls: TLS | None = None
     signing_keys: Keyring | None = field(default=None, repr=False)
     signing_max_age: float | None = None

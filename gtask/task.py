@@ -50,8 +50,8 @@ class BaseTask(Generic[P, R]):
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Sends the task as a background job and returns its handle (design, section 3).
 
-        Raises `TypeError` when the arguments do not fit the function, `EncodeError` when they cannot be sent, and
-        `NetworkError` or `ServerError` when no job server took the job.
+        Raises `BadArguments` (a `TypeError`) when the arguments do not fit the function and its annotations,
+        `EncodeError` when they cannot be sent, and `NetworkError` or `ServerError` when no job server took the job.
         """
         return self.app.send(self._step(args, kwargs))
 
@@ -97,12 +97,15 @@ class BaseTask(Generic[P, R]):
     def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
         """A signature: this task with these arguments, to be sent later or chained with `|`.
 
-        The arguments may be part of what the task takes: in a chain the result of the step before comes first.
+        The arguments may be part of what the task takes: in a chain the result of the step before comes first. Raises
+        `BadArguments` where no call with them would fit; the rest is checked when it is sent.
         """
+        self.arguments.check_part(args, kwargs)
         return self.app.signature_of(self, args, kwargs, immutable=False)
 
     def si(self, *args: Any, **kwargs: Any) -> Signature[R]:
         """An immutable signature: in a chain the result of the step before is not added."""
+        self.arguments.check_part(args, kwargs)
         return self.app.signature_of(self, args, kwargs, immutable=True)
 
     def signature(
@@ -113,7 +116,8 @@ class BaseTask(Generic[P, R]):
         **options: Unpack[CallOptions],
     ) -> Signature[R]:
         """A signature with its options."""
-        return self.app.signature_of(self, tuple(args), dict(kwargs or {}), immutable).set(**options)
+        made = self.si if immutable else self.s
+        return made(*args, **(kwargs or {})).set(**options)
 
     def options(self, **options: Unpack[CallOptions]) -> BoundTask[P, R]:
         """This task with options of a call, with its parameters still checked: `task.options(timeout=5).call(7)`."""
@@ -161,10 +165,12 @@ class BoundTask(Generic[P, R]):
 
     def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
         """As `Task.s`, with these options."""
+        self.task.arguments.check_part(args, kwargs)
         return self._step(args, kwargs, immutable=False)
 
     def si(self, *args: Any, **kwargs: Any) -> Signature[R]:
         """As `Task.si`, with these options."""
+        self.task.arguments.check_part(args, kwargs)
         return self._step(args, kwargs)
 
 
@@ -172,7 +178,8 @@ class Task(BaseTask[P, R]):
     """A task whose body is here: made by `@app.task`. Calling it is a plain local call of the function."""
 
     def __init__(self, app: App, name: str, options: Options, func: Callable[..., Any], bind: bool) -> None:
-        super().__init__(app, name, options, Arguments(func, name, bind))
+        typed = app.settings.check_arguments if options.check_arguments is None else options.check_arguments
+        super().__init__(app, name, options, Arguments(func, name, bind, typed))
         self.func = func
         self.bind = bind
         self.is_async = inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__)

@@ -151,10 +151,17 @@ def _union_rule(annotation: Any, members: tuple[Any, ...]) -> Rule | None:
     return Rule(call, frozenset().union(*(rule.exact for rule in rules)))
 
 
+def _is_named(value: Any) -> bool:
+    return isinstance(value, Enum) and isinstance(value, str | int)
+
+
 def _literal_rule(annotation: Any, allowed: tuple[Any, ...]) -> Rule:
     def call(value: Any) -> Any:
         for member in allowed:
-            if member == value and type(member) is type(value):
+            # A text or a number with a name, such as a StrEnum's member, travels as the text or the number.
+            if member == value and (
+                type(member) is type(value) or (_is_named(value) and isinstance(value, type(member)))
+            ):
                 return member
         for member in allowed:
             if isinstance(member, Enum) and member.value == value:

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from gtask.codecs.wording import got, label
+from gtask.codecs.wording import glimpse, got, label
 
 
 class Rule(NamedTuple):
@@ -46,6 +46,13 @@ def apply(rule: Rule | None, value: Any) -> Any:
     return value if rule is None or type(value) in rule.exact else rule.call(value)
 
 
+def optional(rule: Rule | None) -> Rule | None:
+    """A rule that takes None too: a default of None says so, whatever the annotation beside it."""
+    if rule is None or type(None) in rule.exact:
+        return rule
+    return Rule(lambda value: None if value is None else rule.call(value), rule.exact | {type(None)})
+
+
 def refuse(expected: Any, value: Any, hint: str = "") -> Mismatch:
     """The `Mismatch` that says what was expected and what came."""
     text = expected if isinstance(expected, str) else label(expected)
@@ -58,11 +65,36 @@ def class_rule(kind: type) -> Rule | None:
         isinstance(None, kind)
     except TypeError:  # a Protocol that cannot be checked at run time
         return None
+    for plain in _REBUILT_FROM:
+        if issubclass(kind, plain):
+            return _subclass_rule(kind, plain)
 
     def call(value: Any) -> Any:
         if isinstance(value, kind):
             return value
         raise refuse(kind, value)
+
+    return Rule(call, frozenset({kind}))
+
+
+_REBUILT_FROM: Final = (str, int, float, bytes, Decimal, list, dict, set, frozenset, tuple)
+
+
+def _subclass_rule(kind: Any, plain: type) -> Rule:
+    """The rule of a user's subclass of a plain type, which travels as the plain type and is built again from it."""
+
+    def call(value: Any) -> Any:
+        if isinstance(value, kind):
+            return value
+        accepted = (list, tuple) if plain in (list, tuple) else (plain, str) if plain is Decimal else plain
+        if not isinstance(value, accepted) or isinstance(value, bool):
+            raise refuse(f"{kind.__name__} as {plain.__name__}", value)
+        try:
+            return kind(value)
+        except Exception as error:
+            raise Mismatch(
+                f"{kind.__name__} refuses {got(value)}: {type(error).__name__}: {glimpse(str(error), 300)}"
+            ) from error
 
     return Rule(call, frozenset({kind}))
 
@@ -133,7 +165,7 @@ def _decimal(value: Any) -> Decimal:
 def _bytes(value: Any) -> bytes:
     if isinstance(value, str):
         return value.encode("utf-8", "surrogatepass")
-    if isinstance(value, bytes | bytearray):
+    if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     raise refuse(bytes, value)
 

@@ -1,7 +1,8 @@
 """The rules of classes with fields: dataclasses, NamedTuples, TypedDicts, pydantic models.
 
 Used by `gtask.codecs.annotations`, which passes its `rule_for` in. Fields are looked at when the first value comes,
-so that a class may hold itself.
+so that a class may hold itself. An instance is taken as it is where its fields would be taken once they have travelled,
+since it travels as these and is built again.
 """
 
 from __future__ import annotations
@@ -14,54 +15,40 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gtask.codecs.containers import convert_each
-from gtask.codecs.rules import Mismatch, Rule, apply, refuse
+from gtask.codecs.extensions import fields_of
+from gtask.codecs.hints import hints_of
+from gtask.codecs.rules import Mismatch, Rule, apply, optional, refuse
 from gtask.codecs.wording import glimpse, step
 
 RuleFor = Callable[[Any], Rule | None]
-
-
-def hints_of(kind: Any, arguments: tuple[Any, ...] = ()) -> dict[str, Any]:
-    """The annotations of a class' fields, with `arguments` in place of its type variables."""
-    try:
-        hints = typing.get_type_hints(kind)
-    except Exception:  # a name that is imported for type checkers only: such fields pass as they are
-        hints = {}
-        for base in reversed(kind.__mro__):
-            hints.update(inspect.get_annotations(base) if isinstance(base, type) else {})
-    variables = getattr(kind, "__parameters__", ())
-    if arguments and len(arguments) == len(variables):
-        known = dict(zip(variables, arguments, strict=True))
-        hints = {name: _substitute(hint, known) for name, hint in hints.items()}
-    return hints
-
-
-def _substitute(hint: Any, known: dict[Any, Any]) -> Any:
-    if isinstance(hint, typing.TypeVar):
-        return known.get(hint, Any)
-    variables = getattr(hint, "__parameters__", ())
-    if isinstance(hint, type) and typing.get_origin(hint) is None:
-        return hint  # a generic class without arguments has parameters too
-    return hint[tuple(known.get(variable, Any) for variable in variables)] if variables else hint
 
 
 def dataclass_rule(kind: Any, arguments: tuple[Any, ...], rule_for: RuleFor) -> Rule:
     """The rule of a dataclass: built from a map of its fields, by its constructor."""
     plan: dict[str, Rule | None] = {}
     computed: set[str] = set()
+    wanted: list[str] = []
 
     def read_fields() -> None:
         hints = hints_of(kind, arguments)
-        found = {field.name: rule_for(hints.get(field.name, Any)) for field in dataclasses.fields(kind) if field.init}
-        computed.update(field.name for field in dataclasses.fields(kind) if not field.init)
-        plan.update(found)
+        fields = dataclasses.fields(kind)
+        computed.update(field.name for field in fields if not field.init)
+        rules = [(field, rule_for(hints.get(field.name, Any))) for field in fields if field.init]
+        wanted.extend(_wanted_besides(kind, {field.name for field, _ in rules}))
+        plan.update((field.name, optional(rule) if field.default is None else rule) for field, rule in rules)
 
     def call(value: Any) -> Any:
+        if not plan:
+            read_fields()
         if isinstance(value, kind):
+            if wanted:
+                raise Mismatch(
+                    f"{kind.__name__} cannot be built again from its fields: its constructor also takes {wanted[0]!r}"
+                )
+            _check_fields(kind, value, fields_of(value), plan, computed)
             return value
         if not isinstance(value, Mapping):
             raise refuse(f"{kind.__name__} as a map of its fields", value)
-        if not plan:
-            read_fields()
         given: dict[str, Any] = {}
         for name, part in value.items():
             if name in plan:
@@ -70,7 +57,38 @@ def dataclass_rule(kind: Any, arguments: tuple[Any, ...], rule_for: RuleFor) -> 
                 raise _unknown(kind, name, plan)
         return construct(kind, given)
 
-    return Rule(call, frozenset({kind}))
+    return Rule(call)
+
+
+def _wanted_besides(kind: Any, fields: set[str]) -> list[str]:
+    """What a class' constructor must be given that is no field, such as an `InitVar`."""
+    try:
+        parameters = inspect.signature(kind).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [
+        one.name
+        for one in parameters
+        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD) and one.name not in fields
+    ]
+
+
+def _check_fields(
+    kind: Any, value: Any, fields: Mapping[str, Any], plan: Mapping[str, Rule | None], computed: set[str]
+) -> None:
+    """Raises `Mismatch` where an instance would not be built again from its fields."""
+    for name, part in fields.items():
+        if name in plan:
+            _field(plan[name], part, name)
+        elif name not in computed:
+            raise _more_than(kind, type(value), name)
+
+
+def _more_than(kind: Any, given: type, name: str) -> Mismatch:
+    return Mismatch(
+        f"expected {kind.__name__}, got its subclass {given.__name__}, whose field {name!r} would be lost on the way; "
+        f"name {given.__name__} in the annotation"
+    )
 
 
 def _field(rule: Rule | None, value: Any, name: str) -> Any:
@@ -106,11 +124,15 @@ def named_tuple_rule(kind: Any, arguments: tuple[Any, ...], rule_for: RuleFor) -
     plan: dict[str, Rule | None] = {}
 
     def call(value: Any) -> Any:
-        if isinstance(value, kind):
-            return value
         if not plan:
-            hints = hints_of(kind, arguments)
-            plan.update((name, rule_for(hints.get(name, Any))) for name in kind._fields)
+            hints, defaults = hints_of(kind, arguments), kind._field_defaults
+            for name in kind._fields:
+                rule = rule_for(hints.get(name, Any))
+                plan[name] = optional(rule) if defaults.get(name, ...) is None else rule
+        if isinstance(value, kind):
+            for name, part in zip(plan, value, strict=True):
+                _field(plan[name], part, name)
+            return value
         if isinstance(value, Mapping):
             for name in value:
                 if name not in plan:
@@ -122,7 +144,7 @@ def named_tuple_rule(kind: Any, arguments: tuple[Any, ...], rule_for: RuleFor) -
             raise Mismatch(f"{kind.__name__} has {len(plan)} fields, and {len(value)} values came")
         return construct(kind, dict(zip(plan, convert_each(value, plan.values()), strict=False)))
 
-    return Rule(call, frozenset({kind}))
+    return Rule(call)
 
 
 def typed_dict_rule(kind: Any, arguments: tuple[Any, ...], rule_for: RuleFor) -> Rule:
@@ -147,15 +169,13 @@ def typed_dict_rule(kind: Any, arguments: tuple[Any, ...], rule_for: RuleFor) ->
 def _required_keys(kind: Any) -> set[str]:
     """The keys a TypedDict must have; it does not know itself where its annotations are kept as text."""
     required = set(kind.__required_keys__)
-    try:
-        hints = typing.get_type_hints(kind, include_extras=True)
-    except Exception:  # a name for type checkers only: nothing is known for sure, so nothing is asked for
-        return set()
-    for name, hint in hints.items():
+    for name, hint in hints_of(kind, extras=True).items():
         if typing.get_origin(hint) is typing.NotRequired:
             required.discard(name)
         elif typing.get_origin(hint) is typing.Required:
             required.add(name)
+        elif hint is Any and isinstance(kind.__annotations__.get(name), typing.ForwardRef):
+            required.discard(name)  # a name that is not there may stand in a NotRequired[...]
     return required
 
 
@@ -167,6 +187,10 @@ def model_rule(kind: Any) -> Rule:
 
     def call(value: Any) -> Any:
         if isinstance(value, kind):
+            if type(value) is not kind and kind.model_config.get("extra") != "allow":
+                for name in type(value).model_fields:
+                    if name not in kind.model_fields:
+                        raise _more_than(kind, type(value), name)
             return value
         try:
             return kind.model_validate(value, **options)

@@ -14,7 +14,7 @@ from random import random
 import anyio
 
 from gtask.context import TaskContext
-from gtask.errors import TaskExpired, TaskRevoked, TimeLimitExceeded, WorkerLost
+from gtask.errors import BadArguments, TaskExpired, TaskRevoked, TimeLimitExceeded, WorkerLost
 from gtask.failures import error_info
 from gtask.letters import HISTORY_ROOM, add_attempt, read_history
 from gtask.middleware.base import Middleware, Next
@@ -32,8 +32,8 @@ class Retries(Middleware):
             return await call_next(context)
         except (TaskRevoked, TaskExpired) as error:
             return Outcome(context.id, State.REVOKED, error=error_info(error))
-        except (WorkerLost, TimeLimitExceeded) as error:
-            # What kills its process, or has to be killed, is never tried again by itself.
+        except (BadArguments, WorkerLost, TimeLimitExceeded) as error:
+            # What does not fit will not fit later; what kills its process, or has to be killed, would do it again.
             return Outcome(context.id, State.FAILURE, error=error_info(error))
         except Exception as error:
             return self._decide(context, error)

@@ -44,6 +44,9 @@ def invisible(a: Invisible, b: int) -> Invisible:
     """An annotation that exists for type checkers only."""
 
 
+DAY = date(2026, 1, 1)
+
+
 def arguments(func: Any, bind: bool = False) -> Arguments:
     return Arguments(func, func.__name__, bind)
 
@@ -55,8 +58,8 @@ def arguments(func: Any, bind: bool = False) -> Arguments:
         (plain, (1, "y"), {}),
         (plain, (), {"a": 1}),
         (plain, (1,), {"b": "y"}),
-        (many, (1, 2, 3), {"key": 1}),
-        (many, (1,), {"key": 1, "other": 2}),
+        (many, (1, 2, 3), {"key": DAY}),
+        (many, (1,), {"key": "2026-01-01", "other": 2}),
         (only, (1,), {"key": 2}),
         (untyped, (1,), {}),
     ],
@@ -124,9 +127,11 @@ def test_without_annotations_everything_is_taken() -> None:
     assert arguments(untyped).fit(("x", None), {}) == (("x", None), {})
 
 
-def test_annotations_for_type_checkers_only_convert_nothing() -> None:
+def test_annotations_for_type_checkers_only_leave_their_own_parameter_open() -> None:
     found = arguments(invisible)
-    assert found.fit(("x", "7"), {}) == (("x", "7"), {})
+    assert found.fit(("x", 7), {}) == (("x", 7), {})
+    with pytest.raises(TypeError, match=r"invisible: b: expected int, got str '7'"):
+        found.fit(("x", "7"), {})
     assert found.returns is Any
 
 

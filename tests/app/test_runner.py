@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from gtask import App, TaskFailed
+from gtask import App, Signature, TaskFailed
 from gtask.answers import decode_answer
 from gtask.codecs import pack
 from gtask.context import LocalReporter
@@ -175,9 +175,9 @@ def test_arguments_that_do_not_fit_are_a_type_error(stored: App) -> None:
 
     for workload, match in ((b'"seven"', "task: a: "), (b"null", "task: a: "), (b"", "missing a required argument")):
         info = error_of(ending_of(stored, foreign("task", workload)))
-        assert info.type == "TypeError"
+        assert info.type == "gtask.errors.BadArguments"
         assert match in info.message
-    submission = seal(stored, task.s(1, 2, 3))
+    submission = seal(stored, Signature(task, (1, 2, 3)))
     assert unparked(run_one(stored, submission)) == Ending(End.FAIL)
     with pytest.raises(TypeError, match="too many positional arguments"):
         stored.AsyncResult(message_of(submission).id).get(timeout=0)

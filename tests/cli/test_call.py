@@ -74,8 +74,8 @@ def test_an_exception_is_shown_as_the_workers(house: House) -> None:
 
 def test_arguments_of_the_wrong_kind_are_the_callers_to_mend(embedded_house: House) -> None:
     done = call(embedded_house, "describe", "-a", '["x"]', "-k", '{"day": "yesterday"}')
-    assert done.returncode == 1
-    assert done.stderr.startswith("gtask call: describe failed: TypeError: describe: day: ")
+    assert done.returncode == 2
+    assert done.stderr.startswith("gtask call: describe: day: expected date, got str 'yesterday'")
 
 
 def test_progress_and_warnings_go_to_stderr(house: House) -> None:

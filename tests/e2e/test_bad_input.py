@@ -12,7 +12,7 @@ import pytest
 
 from gtask import App, TaskFailed
 from gtask.client import Client
-from gtask.errors import DecodeError, EncodeError, JobException, ResultTimeout
+from gtask.errors import BadArguments, DecodeError, EncodeError, JobException, ResultTimeout
 from gtask.message import Message, encode_message, new_task_id
 from gtask.protocol.codec import encode_request
 from gtask.protocol.packets import PacketType
@@ -97,15 +97,15 @@ def test_random_bytes_in_a_message(staffed: Staffed) -> None:
 
 def test_wrong_argument_types(staffed: Staffed) -> None:
     app = staffed.app
-    with pytest.raises(TypeError, match=r"add: a: .*'seven'"):
-        app.tasks["add"].delay("seven").get(timeout=LIMIT)
-    with pytest.raises(TypeError, match="add: a: "):
-        app.tasks["add"].call("seven")
-    with pytest.raises(TypeError, match=r"double: order\.amount: "):
-        app.tasks["double"].delay({"id": 1, "amount": "much"}).get(timeout=LIMIT)
+    for way in (app.tasks["add"].delay, app.tasks["add"].call, lambda *args: unchecked(app, "add", *args)):
+        with pytest.raises(BadArguments, match=r"add: a: .*'seven'"):
+            way("seven", 1)
+    for way in (app.tasks["double"].delay, app.tasks["double"].call, lambda *args: unchecked(app, "double", *args)):
+        with pytest.raises(BadArguments, match=r"double: order\.amount: "):
+            way({"id": 1, "amount": "much"})
     with pytest.raises(TypeError, match="does not take these arguments: too many"):
         unchecked(app, "total", 1, 2, 3)
-    with pytest.raises(JobException, match=r"TypeError: add: a: "):
+    with pytest.raises(JobException, match=r"BadArguments: add: a: "):
         foreground(staffed, "add", b'"seven"')
 
 
@@ -130,7 +130,9 @@ def test_a_result_that_cannot_be_sent(staffed: Staffed) -> None:
 
 def test_arguments_that_cannot_be_sent(staffed: Staffed) -> None:
     with pytest.raises(EncodeError, match=r"args\[0\].*object"):
-        staffed.app.tasks["add"].delay(object())
+        unchecked(staffed.app, "add", object())
+    with pytest.raises(BadArguments, match=r"add: a: expected int, got object"):
+        staffed.app.tasks["add"].delay(object(), 1)
 
 
 def test_what_is_too_large(staffed: Staffed) -> None:
