@@ -26,6 +26,7 @@ SECTIONS: Final = {
     "Use": {
         "call": "Call a task and print its answer.",
         "result": "Print the state and the result of a task that was sent.",
+        "revoke": "Have a task not run that was sent, or stop it.",
     },
     "Look": {
         "status": "Show the queues and the workers of all job servers.",

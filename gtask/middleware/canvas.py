@@ -63,7 +63,8 @@ class Canvas(Middleware):
 
     def _fail(self, context: TaskContext, outcome: Outcome, headers: dict[str, Any]) -> None:
         error = outcome.error
-        for plain in headers.get("link_error") or []:
+        # What was revoked, or came too late, has not failed: nobody is called for it.
+        for plain in headers.get("link_error") or [] if outcome.state is State.FAILURE else ():
             what = {
                 "id": context.id,
                 "task": context.message.task,

@@ -46,12 +46,7 @@ class Results(Middleware):
 
 def keeps_result(context: TaskContext) -> bool:
     """Whether the outcome of this run is to be stored."""
-    return (
-        bool(context.id)
-        and not context.foreground
-        and not context.message.headers.get("ignore_result")
-        and context.task.app.store is not None
-    )
+    return context.keeps_result
 
 
 def check_size(size: int, limit: int) -> None:
@@ -67,7 +62,7 @@ def _children(headers: Mapping[str, Any], state: State) -> tuple[str, ...]:
     """The ids of the tasks that follow from a run that led to `state`."""
     if state is State.SUCCESS:
         following = [*(headers.get("chain") or ())[-1:], *(headers.get("link") or ())]
-    elif state.ready:
+    elif state is State.FAILURE:
         following = headers.get("link_error") or []
     else:
         return ()
