@@ -46,7 +46,12 @@ class Results(Middleware):
 
 def keeps_result(context: TaskContext) -> bool:
     """Whether the outcome of this run is to be stored."""
-    return context.keeps_result
+    return (
+        bool(context.id)
+        and not context.foreground
+        and not context.message.headers.get("ignore_result")
+        and context.task.app.store is not None
+    )
 
 
 def check_size(size: int, limit: int) -> None:
