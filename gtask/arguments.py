@@ -178,6 +178,18 @@ class Arguments:
                 bound.arguments[name] = self._convert(name, value, rule)
         return bound.args, bound.kwargs
 
+    def whole(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """All arguments by the names of their parameters, as the worker sees them, with the defaults of those left out.
+
+        Raises `BadArguments` where they do not fit.
+        """
+        if self._signature is None:
+            return {"args": args, "kwargs": kwargs}
+        args, kwargs = self.fit(args, kwargs)
+        bound = self._bind(args, kwargs)
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
     def _convert(self, name: str, value: Any, rule: Rule | None) -> Any:
         try:
             return apply(rule, value)

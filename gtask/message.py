@@ -67,7 +67,8 @@ class Headers(TypedDict, total=False):
     soft_time_limit: float
     ignore_result: bool
     fg: bool  # a foreground call: the caller waits on its connection
-    unique: str  # the key given as unique=
+    unique: str  # the key given as unique=, which its store has claimed for this task
+    unique_until: str  # "start" when the claim on that key ends as soon as the task starts
     trace: dict[str, str]  # the W3C trace context
     origin: str  # host:pid that published it
     sent: float  # when it was published
@@ -340,6 +341,7 @@ _CHECKS: Final[Mapping[str, _Check]] = {
     "ignore_result": _FLAG,
     "fg": _FLAG,
     "unique": _TEXT,
+    "unique_until": _TEXT,
     "trace": (
         lambda value: isinstance(value, dict) and len(value) <= 32 and all(map(_is_text, (*value, *value.values()))),
         "a map from text to text, with 32 entries at most",

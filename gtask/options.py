@@ -22,6 +22,8 @@ CODECS: Final = ("auto", "msgpack", "json", "text", "raw")
 Codec = Literal["auto", "msgpack", "json", "text", "raw"]
 PriorityName = Literal["high", "normal", "low"]
 Seconds = float | timedelta
+Unique = str | bool | Callable[..., str]
+UniqueUntil = Literal["done", "start"]
 
 
 class CallOptions(TypedDict, total=False):
@@ -29,6 +31,8 @@ class CallOptions(TypedDict, total=False):
 
     `countdown` and `expires` are seconds from now; `eta` and `expires` may also be a datetime (a naive one is local
     time). `timeout` is how long `call` waits, in seconds. `unique` names work of which one run at a time is enough.
+    With True its arguments name it, with a function what that makes of them; `unique_until` ("done" or "start") says
+    until when others who call share that run (docs/limits.md).
     `task_id` is an id of your own instead of a random one: use an id once, for its first result stands and is what
     every later call under it returns. `unique` is for work that may be sent again and again.
     `on_progress(numerator, denominator)`, `on_data(bytes)` and `on_warning(bytes)` hear of a foreground call live.
@@ -39,7 +43,8 @@ class CallOptions(TypedDict, total=False):
     expires: Seconds | datetime | None
     priority: PriorityName | Priority
     background: bool
-    unique: str | None
+    unique: Unique | None
+    unique_until: UniqueUntil
     task_id: str | None
     headers: Mapping[str, Any] | None
     ignore_result: bool
@@ -77,7 +82,8 @@ class TaskOptions(TypedDict, total=False):
     soft_time_limit: float | None
     rate_limit: str | float | None
     expires: Seconds | None
-    unique: str | Callable[..., str] | None
+    unique: Unique | None
+    unique_until: UniqueUntil
     codec: Codec
     throws: tuple[type[BaseException], ...]
     allow_unsigned: bool
@@ -96,7 +102,8 @@ class Options:
     soft_time_limit: float | None = None
     rate_limit: str | float | None = None
     expires: float | None = None
-    unique: str | Callable[..., str] | None = None
+    unique: Unique | None = None
+    unique_until: UniqueUntil = "done"
     codec: Codec = "auto"
     throws: tuple[type[BaseException], ...] = ()
     allow_unsigned: bool = False
@@ -121,6 +128,10 @@ class Options:
                 own[key] = _positive(name, key, own[key])
         if own.get("codec", "auto") not in CODECS:
             raise ConfigurationError(f"Task {name!r}: codec={own['codec']!r}; use one of {', '.join(CODECS)}.")
+        for key in _UNIQUE_CHECKS:
+            check, wanted = _UNIQUE_CHECKS[key]
+            if own.get(key) is not None and not check(own[key]):
+                raise ConfigurationError(f"Task {name!r}: {key}={own[key]!r}; write {wanted}.")
         soft, hard = own.get("soft_time_limit"), own.get("time_limit")
         if soft is not None and hard is not None and soft >= hard:
             raise ConfigurationError(f"Task {name!r}: soft_time_limit must be less than time_limit to be of use.")
@@ -156,7 +167,16 @@ def _is_span(value: Any) -> bool:
     return isinstance(number, int | float) and type(number) is not bool and isfinite(number)
 
 
+_UNIQUE_CHECKS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "unique": (
+        lambda value: type(value) is bool or callable(value) or (isinstance(value, str) and value != ""),
+        "a key, True for all arguments, or a function of the arguments that returns a key",
+    ),
+    "unique_until": (lambda value: value in ("done", "start"), "'done' or 'start'"),
+}
+
 _CALL_CHECKS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    **_UNIQUE_CHECKS,
     "countdown": (_is_span, "a number of seconds, or a timedelta"),
     "eta": (lambda value: isinstance(value, datetime), "a datetime"),
     "expires": (lambda value: isinstance(value, datetime) or _is_span(value), "a number of seconds, or a datetime"),

@@ -27,10 +27,10 @@ from gtask.protocol import WorkData, WorkStatus, WorkWarning
 from gtask.protocol.codec import MAX_BODY
 from gtask.publish import Sending
 from gtask.result import AsyncResult
-from gtask.results.base import ResultStore
 from gtask.signing import Kind, proof_of
 from gtask.states import ErrorInfo, State
 from gtask.types import JobStatus, Submission
+from gtask.unique import START, Asking, claiming, ends_at_start, unique_key
 from gtask.waiting import NO_STORE
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ class Plan:
 
     sending: Sending
     handle: AsyncResult[Any]
-    shared: bool = False
 
     def under(self, task_id: str) -> Plan:
         """This call under the id that a store's claim has led to: its own, or that of one under way."""
@@ -57,7 +56,7 @@ class Plan:
             return self
         message = replace(self.sending.message, id=task_id)
         handle: AsyncResult[Any] = AsyncResult(self.handle.app, task_id, self.handle.task)
-        return Plan(replace(self.sending, message=message), handle, shared=True)
+        return Plan(replace(self.sending, message=message), handle)
 
 
 def make_plan(app: App, steps: Sequence[Signature[Any]], foreground: bool = False) -> Plan:
@@ -75,33 +74,21 @@ def make_plan(app: App, steps: Sequence[Signature[Any]], foreground: bool = Fals
     return plan
 
 
-def unique_key(steps: Sequence[Signature[Any]]) -> str | None:
-    """The key under which one run at a time is enough, None for a call without one."""
-    step = steps[0]
-    key = step.options.get("unique", step.task.config.unique)
-    if key is None:
-        return None
-    if len(steps) > 1:
-        raise ConfigurationError(
-            f"{step.task.name} has unique=, so it cannot be a step of a chain: its result is shared."
-        )
-    text = key(*step.args, **step.kwargs) if callable(key) else key
-    if not isinstance(text, str) or not text:
-        raise ConfigurationError(
-            f"unique= of {step.task.name} is a text, or a function of its arguments that returns one."
-        )
-    return f"{step.task.name}:{text}"
+def plan_unique(app: App, steps: Sequence[Signature[Any]], key: str) -> Asking[tuple[Plan, bool]]:
+    """The plan of a call with a key, and whether it is to be submitted: see `gtask.unique.claiming`.
 
-
-def plan_unique(app: App, steps: Sequence[Signature[Any]], key: str) -> tuple[Plan, ResultStore]:
-    """The plan of a call with a key, and the store that says who may run for it.
-
-    A caller who comes second shares the id of the first. It submits nothing, unless neither the store nor a job
-    server knows that id: then the first one died between its claim and its submission (design, section 6).
+    Its result is kept whatever `ignore_result` says, since a task's record is what ends its claim.
     """
     if app.store is None:
         raise StoreRequired(f"unique= ({key}) is decided by the result store. {NO_STORE}")
-    return make_plan(app, steps), app.store
+    until_start = ends_at_start(steps[0])
+    plan = make_plan(app, [steps[0].set(ignore_result=False)])
+    headers = plan.sending.message.headers
+    headers["unique"] = key
+    if until_start:
+        headers["unique_until"] = START
+    task_id, to_submit = yield from claiming(app, key, plan.handle.id)
+    return plan.under(task_id), to_submit
 
 
 def plan_chord(
@@ -248,9 +235,10 @@ def looked_at(task_id: str) -> list[str]:
 
 
 def state_of(statuses: Sequence[JobStatus]) -> State:
-    """The state that the job servers' answers for `looked_at` amount to."""
-    if any(status.running for status in statuses[::2]):
-        return State.STARTED
+    """The state that the job servers' answers for `looked_at` amount to: PROGRESS where a run has said some."""
+    running = [status for status in statuses[::2] if status.running]
+    if running:
+        return State.PROGRESS if any(status.numerator or status.denominator for status in running) else State.STARTED
     return State.PENDING if any(status.known for status in statuses) else State.UNKNOWN
 
 

@@ -7,7 +7,8 @@ and the server was started again. Where a result store is there, the task's reco
 Asking the store for every job would cost each of them a round trip, so only those are looked up that can have been
 handed out before as far as this worker knows: the ones that were sent before it was last disturbed, which is when the
 connection they came over was made, or when a process of this worker died. What is sent after that comes for the first
-time, unless another worker had it meanwhile. The jobs that wait here beside one are looked up together with it.
+time, unless another worker had it meanwhile. The jobs that wait here beside one are looked up together with it. A call
+with `unique=` is always looked up: two callers may have submitted it.
 
 Not recognised is a job that another worker (another host) has stored and not reported, while this one's connection
 stayed; a task without a stored result (`ignore_result`, no store, one that has expired); a foreground call; a call of a
@@ -102,7 +103,7 @@ class Repeats:
         if not keeps_result(context):
             return False
         headers = context.message.headers
-        if job.mark is not None or headers.get("replayed"):
+        if job.mark is not None or headers.get("replayed") or headers.get("unique"):
             return True
         sent = headers.get("sent")
         disturbed = self._disturbed(job)

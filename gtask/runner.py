@@ -32,6 +32,7 @@ from gtask.revocation import Revocations
 from gtask.signing import Keyring, Kind, Opened, is_signed, refuse_signed
 from gtask.states import ErrorInfo, Outcome, Record, State
 from gtask.task import BaseTask, Task
+from gtask.unique import astart, start, starts
 from gtask.worker.job import Carried, End, Ending, Job
 from gtask.worker.ledger import TASK_ID
 
@@ -96,6 +97,8 @@ class Runner:
             _note(job, context, reporter)
             if not self.revocations.clear:
                 self.revocations.look(context)
+        if starts(context):
+            start(context)
         token = enter(context)
         try:
             flow = self._onion(context)
@@ -117,6 +120,8 @@ class Runner:
             _note(job, context, reporter)
             if not self.revocations.clear:
                 await self.revocations.alook(context)
+        if starts(context):
+            await astart(context)
         token = enter(context)
         try:
             outcome = await self._onion(context)

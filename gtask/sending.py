@@ -27,10 +27,10 @@ from gtask.plans import (
     raise_made,
     seal_all,
     state_of,
-    unique_key,
 )
 from gtask.result import AsyncResult
 from gtask.states import ErrorInfo, Outcome, State
+from gtask.unique import aanswered, answered, unique_key
 
 if TYPE_CHECKING:
     from gtask.app import App
@@ -59,9 +59,8 @@ class Sender:
             return self.open(steps[0])
         key = unique_key(steps)
         if key is not None:
-            plan, store = plan_unique(self._app, steps, key)
-            plan = plan.under(store.claim(key, plan.handle.id, self._app.settings.result_expires))
-            if plan.shared and (store.get([plan.handle.id]) or self.state(plan.handle.id) is not State.UNKNOWN):
+            plan, to_submit = answered(plan_unique(self._app, steps, key))
+            if not to_submit:
                 return plan.handle
         else:
             plan = make_plan(self._app, steps)
@@ -234,10 +233,8 @@ class AsyncSender:
             return await self.open(steps[0])
         key = unique_key(steps)
         if key is not None:
-            plan, store = plan_unique(self._app, steps, key)
-            plan = plan.under(await store.aclaim(key, plan.handle.id, self._app.settings.result_expires))
-            shared = plan.handle.id
-            if plan.shared and (await store.aget([shared]) or await self.state(shared) is not State.UNKNOWN):
+            plan, to_submit = await aanswered(plan_unique(self._app, steps, key))
+            if not to_submit:
                 return plan.handle
         else:
             plan = make_plan(self._app, steps)

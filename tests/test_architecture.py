@@ -58,6 +58,7 @@ FLOORS: dict[str, int] = {
     "gtask.settings": 5,
     "gtask.signature": 5,
     "gtask.task": 5,
+    "gtask.unique": 5,
     "gtask.waiting": 5,
     "gtask.beat": 6,
     "gtask.dead": 6,
