@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gtask import State, TaskRevoked, chain, chord, group
+from gtask import State, TaskRevoked, chain
 from gtask.testing.programs import wait_until
 from tests.e2e.conftest import LIMIT, House, Staffed
 from tests.e2e.tasks import lines
