@@ -32,10 +32,13 @@ from gtask.errors import ConfigurationError, DecodeError, EncodeError
 MESSAGE_VERSION: Final = 1
 """The number under the key ``gtask``; a worker refuses the messages of later versions and says so."""
 
-MESSAGE_DEPTH: Final = MAX_DEPTH + 32
-"""Containers inside each other in a message: those of a value, and those around it in the step of a chain."""
+MESSAGE_DEPTH: Final = MAX_DEPTH + 128
+"""Containers inside each other in a message: those of a value, and those around it in the groups of a canvas."""
 
-CARRIERS: Final = frozenset({"gtask.call"})
+CANVAS: Final = "gtask.canvas"
+"""The function whose tasks return their argument, and stand where a canvas needs one job that its user did not write."""
+
+CARRIERS: Final = frozenset({"gtask.call", CANVAS})
 """Functions of gtask whose jobs are messages for other functions; there the header ``task`` names the task."""
 
 MAX_TASK_ID: Final = 55
@@ -59,9 +62,11 @@ class Headers(TypedDict, total=False):
     root: str  # the id of the first task of the whole
     parent: str  # the id of the task that called this one
     group: str  # the id of the group it belongs to
-    chord: Any  # where its outcome is to be counted
-    chain: list[Any]  # the steps that follow, the next one LAST, each as SignatureData.to_list() gives it
-    link: list[Any]  # signatures to call with the result
+    chord: Any  # where the outcome of its flow is to be counted, see gtask.flows
+    chain: list[Any]  # the nodes that follow, the next one LAST: signatures as lists, groups as maps, see gtask.flows
+    over: str  # "map" or "starmap": it is to be run over a list, once for each item
+    fail: dict[str, Any]  # of CANVAS: what it is to fail with: state, error, and the id and task of who failed
+    link: list[Any]  # signatures or flows to call with the result
     link_error: list[Any]  # signatures to call with the failure
     time_limit: float
     soft_time_limit: float
@@ -334,6 +339,7 @@ _CHECKS: Final[Mapping[str, _Check]] = {
     "parent": _TEXT,
     "group": _TEXT,
     "chain": _STEPS,
+    "over": (lambda value: value in ("map", "starmap"), '"map" or "starmap"'),
     "link": _STEPS,
     "link_error": _STEPS,
     "time_limit": _LIMIT,
@@ -352,6 +358,7 @@ _CHECKS: Final[Mapping[str, _Check]] = {
 }
 
 __all__ = [
+    "CANVAS",
     "CARRIERS",
     "MAX_TASK_ID",
     "MESSAGE_DEPTH",

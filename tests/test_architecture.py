@@ -38,6 +38,7 @@ FLOORS: dict[str, int] = {
     "gtask.arguments": 4,
     "gtask.codecs": 4,
     "gtask.failures": 4,
+    "gtask.flows": 4,
     "gtask.letters": 4,
     "gtask.message": 4,
     "gtask.results": 4,

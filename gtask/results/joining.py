@@ -13,19 +13,12 @@ from typing import Final
 
 import msgpack
 
-from gtask.errors import SerializationError
-from gtask.failures import error_info
-from gtask.protocol.codec import MAX_BODY
 from gtask.results.joins import Body, Join, complete
-from gtask.results.records import outcome_to_record
 from gtask.signing import Keyring
-from gtask.states import Outcome, Record, State
+from gtask.states import Record, State
 from gtask.types import Submission
 
 log = logging.getLogger("gtask.results")
-
-MAX_WORKLOAD: Final = MAX_BODY - 1024
-"""Bytes of workload that fit into one packet beside the names."""
 
 TABLES: Final = """
 CREATE TABLE joins (
@@ -94,19 +87,8 @@ def follow_up(
 
     `records` are those of the members in their order, `now` is a Unix time in seconds.
     """
-    try:
-        after = complete(body, records, keys, now)
-        if not isinstance(after, Submission):
-            return None, after
-        if len(after.workload) > MAX_WORKLOAD:
-            raise SerializationError(
-                f"The results of a chord's {len(records)} members have {len(after.workload)} bytes together, too many "
-                "for the one packet that takes them to the body; let the members store what is large, and return where."
-            )
-        return after, []
-    except SerializationError as error:
-        log.error("The chord of %s cannot be completed: %s", body.id, error)
-        return None, [outcome_to_record(Outcome(body.id, State.FAILURE, error=error_info(error)))]
+    after = complete(body, records, keys, now)
+    return (after, []) if isinstance(after, Submission) else (None, after)
 
 
 def sweep(db: sqlite3.Connection, now: float, limit: int) -> bool:

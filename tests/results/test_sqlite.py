@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gtask.errors import ConfigurationError, ResultError
-from gtask.results import joining, sqlite, tables
+from gtask.results import joins, sqlite, tables
 from gtask.results.base import Mark, ResultStore
 from gtask.results.file import _inherited as inherited
 from gtask.results.records import record_to_outcome
@@ -333,10 +333,10 @@ def test_a_body_that_cannot_be_read_fails(store: SqliteStore) -> None:
 
 def test_results_that_fit_into_no_packet_fail_the_body(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """They all travel to the body in one; the error says what to do."""
-    monkeypatch.setattr(joining, "MAX_WORKLOAD", 100_000)
-    joins = chord_of([result("x" * 60_000) for _ in range(2)])
-    assert [store.join(join, TTL) for join in joins] == [None, None]
-    outcome = record_to_outcome(store.wait([joins[0].body.id], PATIENCE)[joins[0].body.id])
+    monkeypatch.setattr(joins, "MAX_WORKLOAD", 100_000)
+    members = chord_of([result("x" * 60_000) for _ in range(2)])
+    assert [store.join(join, TTL) for join in members] == [None, None]
+    outcome = record_to_outcome(store.wait([members[0].body.id], PATIENCE)[members[0].body.id])
     assert outcome.error is not None
     assert "too many for the one packet" in outcome.error.message
 
