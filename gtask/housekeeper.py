@@ -1,7 +1,7 @@
 """What every gtask worker does besides tasks: `gtask.later` and `gtask.call`. Design, sections 5 and 6a.
 
-* `gtask.later` holds delayed jobs. They wait on the job server; what is due is moved into the queue of its task, with
-  its priority: first the submission, confirmed, then the end of the delayed job.
+* `gtask.later` and its kin hold delayed jobs. They wait on the job server; what is due is moved into the queue of its
+  task, with its priority (`gtask.mover`).
 * `gtask.call` makes a foreground call of a function in another language, and carries on from its answer as a task of
   gtask's own would: its result is stored, the next step is submitted.
 
@@ -10,25 +10,24 @@ One process of its own does both, in one thread. Nothing here blocks, and neithe
 
 from __future__ import annotations
 
-import heapq
 import logging
 import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from contextvars import Context, copy_context
-from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
+from gtask import mover
 from gtask.answers import FOREIGN, decode_answer, decode_failure
 from gtask.arguments import Arguments
 from gtask.context import TaskContext, enter
 from gtask.errors import DecodeError, LocalProtocolError, TaskExpired, TaskFailed
-from gtask.failures import error_info, rebuild
+from gtask.failures import rebuild
 from gtask.message import Message, decode_message, encode_foreign
-from gtask.middleware.dead_letters import park_refused
+from gtask.mover import MOST, Mover
 from gtask.options import TASK_NAME, priority_of
 from gtask.protocol import Event, Lost, Refused, WorkComplete, WorkException, WorkFail
-from gtask.publish import CALL, LATER, later_submission, unpack_later
+from gtask.publish import CALL, DELAYED, SOON
 from gtask.revocation import Revocations
 from gtask.runner import PutOff, Runner
 from gtask.signing import Opened, open_job
@@ -37,25 +36,23 @@ from gtask.task import BaseTask, Task
 from gtask.types import Submission
 from gtask.worker.blocking import BlockingDriver, fresh_unique
 from gtask.worker.job import End, Ending, Job
+from gtask.worker.link import Lane
 
 if TYPE_CHECKING:
     from gtask.app import App
 
 log = logging.getLogger("gtask.worker")
 
-FUNCTIONS: Final = (LATER, CALL)
+LANES: Final = (Lane((CALL, SOON), MOST), *mover.LANES)
+"""The connections of a housekeeper, and what each is for."""
+
+FUNCTIONS: Final = (CALL, *DELAYED)
 
 OWN: Final = "gtask."
 """How the names of gtask's own functions begin."""
 
-SLOTS: Final = 10_000
+SLOTS: Final = sum(lane.most or 0 for lane in LANES)
 """Delayed jobs about to be due, and foreign calls under way, at once."""
-
-POLL: Final = 1.0
-"""Seconds between two looks for due jobs: gearmand 1.1 wakes nobody for them (protocol reference, section 16)."""
-
-HOLD: Final = 2.0
-"""Seconds before its time that a delayed job is kept here rather than sent back to wait."""
 
 IDLE: Final = 60.0
 
@@ -74,8 +71,7 @@ class Housekeeper:
         self._keys = app.settings.signing_keys
         self._runner = Runner(app, worker)
         self._onion = app.middleware.onion(self._call)
-        self._due: list[tuple[float, int, Job, Ending]] = []
-        self._count = count()
+        self._mover = Mover(app, driver, worker)
         self._revocations = revocations
         self._held: list[Job] = []
         self._results_at: float | None = None
@@ -83,8 +79,8 @@ class Housekeeper:
 
     def start(self, job: Job) -> None:
         """Takes a job of one of `FUNCTIONS`."""
-        if job.function == LATER:
-            self._later(job)
+        if job.function in DELAYED:
+            self._mover.take(job)
         elif self._revocations is not None and self._revocations.waits:
             self._held.append(job)
         else:
@@ -99,10 +95,7 @@ class Housekeeper:
             held, self._held = self._held, []
             for job in held:
                 self._begin_call(job)
-        while self._due and self._due[0][0] <= now:
-            _, _, job, ending = heapq.heappop(self._due)
-            self._driver.finish(job, ending, flush=False)
-        due = self._due[0][0] if self._due else now + IDLE
+        due = self._mover.tick(now)
         return due if self._results_known else min(due, self._look_for_service(now))
 
     def _look_for_service(self, now: float) -> float:
@@ -124,32 +117,6 @@ class Housekeeper:
                     ", ".join(map(str, self._app.servers)),
                 )
         return self._results_at
-
-    # --- gtask.later -----------------------------------------------------------------------------------------
-
-    def _later(self, job: Job) -> None:
-        try:
-            later = unpack_later(open_job(self._keys, LATER, job.workload, time.time()).workload)
-        except DecodeError as error:
-            log.error("A delayed job cannot be read, and is parked: %s", error)
-            for middleware in self._app.middleware.refused:
-                middleware.refused(LATER, error)
-            parked = park_refused(self._app, job, error_info(error), self._runner.worker)
-            self._driver.finish(job, Ending(End.FAIL, optional=parked), flush=False)
-            return
-        left = later.due - time.time()
-        if left > HOLD:
-            # Replayed early, by a queue that forgets times: it goes back to wait, under a unique of its own, since
-            # this very job still has the one it came with.
-            ending = Ending(submissions=(later_submission(later, fresh_unique(), self._keys),))
-            self._driver.finish(job, ending, flush=False)
-            return
-        moved = Submission(later.function, later.workload, later.unique, priority_of(later.priority))
-        ending = Ending(submissions=(moved,))
-        if left <= 0:
-            self._driver.finish(job, ending, flush=False)
-        else:
-            heapq.heappush(self._due, (time.monotonic() + left, next(self._count), job, ending))
 
     # --- gtask.call ------------------------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 Pure but for the clock and chance, which come from the App. Three ways (design, sections 5 and 6a):
 
 * a call of a gtask task is a job of the task's own function;
-* a call with a time is a `gtask.later` job, which any gtask worker moves into the task's queue when it is due;
+* a call with a time is a job of `gtask.later` or one of its kin, which any gtask worker moves into the task's queue
+  when it is due;
 * a call of a function that lives in another language is a job of that function, or of `gtask.call` where a result
   or a next step hangs on it, since a foreign worker knows nothing of these.
 """
@@ -30,7 +31,28 @@ from gtask.signing import Keyring
 from gtask.types import MAX_UNIQUE, Priority, Submission
 
 LATER: Final = "gtask.later"
+"""Holds the jobs that are due within minutes, with their time: it is looked through about once a second."""
+
+SOON: Final = "gtask.later.soon"
+"""Holds the jobs that are due in a moment, as ordinary jobs without a time: whoever moves them is woken for them."""
+
+FAR: Final = "gtask.later.far"
+"""Holds the jobs that are due much later, with a time shortly before their own: it is looked through now and then."""
+
+DELAYED: Final = (SOON, LATER, FAR)
+"""The functions of delayed jobs. gearmand looks through all that wait for their time in a function whenever a worker
+grabs from it (protocol reference, section 16), so those that are far away are not to stand before those that are near.
+"""
+
 CALL: Final = "gtask.call"
+
+SOON_WITHIN: Final = 2.0
+FAR_BEYOND: Final = 300.0
+"""Seconds of delay up to which a job goes to `SOON`, and beyond which to `FAR`."""
+
+AHEAD: Final = 3.0
+FAR_AHEAD: Final = 120.0
+"""Seconds before it is due that a job of `LATER`, and one of `FAR`, is handed out: time enough for a look at it."""
 
 LONGEST_DELAY: Final = 10 * 366 * 86400
 """Seconds into the future that a call may be delayed: a longer one is a slip of a unit."""
@@ -43,7 +65,7 @@ _UNIQUE: Final = re.compile(rf"[!-~]{{1,{MAX_UNIQUE}}}")
 
 
 class Later(NamedTuple):
-    """What a `gtask.later` job carries: the job to submit when it is due, at `due` in Unix seconds."""
+    """What a delayed job carries: the job to submit when it is due, at `due` in Unix seconds."""
 
     function: str
     unique: str
@@ -53,12 +75,12 @@ class Later(NamedTuple):
 
 
 def pack_later(later: Later) -> bytes:
-    """The workload of a `gtask.later` job."""
+    """The workload of a delayed job."""
     return pack(list(later))
 
 
 def unpack_later(workload: bytes) -> Later:
-    """Reads the workload of a `gtask.later` job; raises `DecodeError` when it is none."""
+    """Reads the workload of a delayed job; raises `DecodeError` when it is none."""
     found = unpack(workload)
     if not isinstance(found, list) or len(found) != 5:
         raise DecodeError(
@@ -76,12 +98,23 @@ def unpack_later(workload: bytes) -> Later:
     return Later(function, unique, priority, float(due), inner)
 
 
-def later_submission(later: Later, unique: str, keys: Keyring | None = None) -> Submission:
-    """The job that waits for its time on the job server (SUBMIT_JOB_EPOCH: whole seconds, hence the exact `due`)."""
+def later_submission(later: Later, unique: str, now: float, keys: Keyring | None = None) -> Submission:
+    """The job that waits for its time on the job server, in one of `DELAYED`; `now` is in Unix seconds.
+
+    It is handed out a little before it is due: a job server counts whole seconds, and gearmand 1.1 wakes nobody.
+    """
+    left = later.due - now
+    when: int | None = None
+    if left <= SOON_WITHIN:
+        function = SOON
+    elif left <= FAR_BEYOND:
+        function, when = LATER, int(later.due - AHEAD)
+    else:
+        function, when = FAR, int(later.due - FAR_AHEAD)
     workload = pack_later(later)
     if keys is not None:
-        workload = keys.sign(LATER, workload, max(time.time(), later.due))
-    return Submission(LATER, workload, unique, when=max(0, int(later.due)))
+        workload = keys.sign(function, workload, max(now, later.due))
+    return Submission(function, workload, unique, when=when)
 
 
 @dataclass(slots=True)
@@ -238,7 +271,7 @@ class Publisher:
         if sending.due is None:
             return Submission(sending.function, workload, unique, sending.priority)
         later = Later(sending.function, unique, str(sending.priority), sending.due, workload)
-        return later_submission(later, wire_unique(message.id, retries, later=True), keys)
+        return later_submission(later, wire_unique(message.id, retries, later=True), time.time(), keys)
 
     def pack(self, function: str, items: Sequence[bytes]) -> bytes:
         """The workload of a job of `function` that carries `items`, one after the other."""

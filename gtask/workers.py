@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import random
@@ -18,7 +18,7 @@ import anyio
 from gtask.context import Reporter
 from gtask.errors import ConfigurationError, GtaskError
 from gtask.guard import Guard
-from gtask.housekeeper import FUNCTIONS, POLL, SLOTS, Housekeeper
+from gtask.housekeeper import FUNCTIONS, LANES, SLOTS, Housekeeper
 from gtask.repeats import Repeats
 from gtask.results.service import ResultsService
 from gtask.revocation import Listener, Revocations
@@ -30,6 +30,7 @@ from gtask.worker.blocking import BlockingDriver, fresh_unique
 from gtask.worker.core import CoreOptions, WorkerCore
 from gtask.worker.job import End, Ending, Job
 from gtask.worker.ledger import Ledger
+from gtask.worker.link import Lane
 from gtask.worker.marks import MarkTable
 from gtask.worker.prefork import Child, Role, Supervisor
 from gtask.worker.solo import SoloPool
@@ -157,9 +158,11 @@ def _client_id(name: str, child: Child) -> str:
     return f"gtask-{name}-{child.role}-{os.getpid()}"
 
 
-def _core(app: App, functions: list[str], child: Child, name: str, options: CoreOptions) -> WorkerCore:
+def _core(
+    app: App, functions: Sequence[str], child: Child, name: str, options: CoreOptions, lanes: Sequence[Lane] = ()
+) -> WorkerCore:
     options = replace(options, heartbeat=app.settings.heartbeat, pack=app.publisher.pack)
-    return WorkerCore(app.servers, functions, options, random, fresh_unique)
+    return WorkerCore(app.servers, functions, options, random, fresh_unique, lanes)
 
 
 def _for_forks_of_tasks(let_go: Callable[[], None]) -> None:
@@ -336,10 +339,9 @@ async def _watch_supervisor(driver: AsyncDriver, child: Child) -> None:
 def _run_housekeeper(
     app: App, options: WorkerOptions, name: str, ledger: Ledger, marks: MarkTable, child: Child
 ) -> None:
-    core_options = CoreOptions(
-        SLOTS, prefetch=0, poll_interval=POLL, client_id=_client_id(name, child), exceptions=True, max_put_off=0
-    )
-    core = _core(app, list(FUNCTIONS), child, name, core_options)
+    slots = SLOTS * len(app.servers)
+    core_options = CoreOptions(slots, prefetch=0, client_id=_client_id(name, child), exceptions=True, max_put_off=0)
+    core = _core(app, FUNCTIONS, child, name, core_options, LANES)
     listener = Listener(app, marks, ledger, options.max_crashes, f"{name}:{os.getpid()}")
     with BlockingDriver(core, app.settings.tls, child.ready, quiet=True) as driver:
         _prepare(driver, child)

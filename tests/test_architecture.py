@@ -65,6 +65,7 @@ FLOORS: dict[str, int] = {
     "gtask.dead": 6,
     "gtask.guard": 6,
     "gtask.housekeeper": 6,
+    "gtask.mover": 6,
     "gtask.repeats": 6,
     "gtask.revocation": 6,
     "gtask.runner": 6,

@@ -348,7 +348,7 @@ def _functions(facts: Facts) -> Iterator[Finding]:
 
 def _unserved(function: Function) -> Finding:
     what = f"{_jobs(function.waiting)} of {function.name} {_are(function.waiting)} waiting, and no worker serves it."
-    if function.name == LATER:
+    if function.name == LATER or function.name.startswith(f"{LATER}."):
         return warning("unserved", what, "These are delayed jobs: start any gtask worker for this server.")
     if function.name.startswith("gtask.results."):
         return warning("unserved", what, "These are results: start `gtask results`, which stores them.")

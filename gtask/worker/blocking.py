@@ -160,6 +160,11 @@ class BlockingDriver:
                 self.core.pump(now)
                 self._send_all()
 
+    def let_go(self, job: Job) -> None:
+        """Frees the slot of a job whose connection is gone, of which there is nothing to report."""
+        with self._lock:
+            self.core.running.discard(job)
+
     def put_off(self, job: Job, delay: float) -> bool:
         """Lets a job run again after `delay` seconds, without a slot meanwhile; false when too many wait already."""
         with self._lock:

@@ -26,7 +26,7 @@ from gtask.protocol.codec import MAX_BODY
 from gtask.types import Server, Submission
 from gtask.worker.endings import Endings, join_items
 from gtask.worker.job import Ending, Job
-from gtask.worker.link import MAX_WINDOW, Lane, Link
+from gtask.worker.link import Lane, Link
 from gtask.worker.load import Load
 from gtask.worker.pulse import HEARTBEAT
 
@@ -80,6 +80,8 @@ class WorkerCore:
         self.backlog: deque[Job] = deque()
         self.running: set[Job] = set()
         self.stopping = False
+        self.full = False
+        """For whoever runs the jobs to say that no more are to be asked for now: what is held takes too much memory."""
         self.load = Load(options.slots, options.prefetch)
         self.endings = Endings(options.pack, new_unique)
         self._put_off: list[tuple[float, int, Job]] = []
@@ -158,22 +160,32 @@ class WorkerCore:
         for event in events:
             if isinstance(event, JobAssigned):
                 job = Job(link, event.handle, event.function, event.unique, event.workload)
-                link.window = min(link.window * 2, MAX_WINDOW)
+                link.window = min(link.window * 2, link.lane.window)
                 link.count_turn(event.function)
                 self.load.queued(job)
                 self.backlog.append(job)
             elif isinstance(event, NoJob):
                 link.window = 1
-                protocol = link.protocol
-                if protocol is not None and not protocol.outstanding and not protocol.must_grab and not self.stopping:
-                    protocol.pre_sleep()
-                    link.plan_poll(now, self.options.poll_interval)
+                self._found_nothing(link, now)
             elif isinstance(event, Noop):
                 link.window = 1
             elif isinstance(event, WorkRefused):
                 log.warning("%s refused a report about a job: %s", link.server, event.error)
             elif event.ticket.tag is not None:
                 event.ticket.tag(event)
+
+    def _found_nothing(self, link: Link, now: float) -> None:
+        protocol = link.protocol
+        if protocol is None or protocol.outstanding or protocol.must_grab or self.stopping:
+            return
+        if link.lane.look is None:
+            protocol.pre_sleep()
+        else:
+            link.resting = True
+        link.plan_poll(now, self._poll_interval(link))
+
+    def _poll_interval(self, link: Link) -> float:
+        return self.options.poll_interval if link.lane.look is None else link.lane.look
 
     # --- jobs ------------------------------------------------------------------------------------------------
 
@@ -239,9 +251,12 @@ class WorkerCore:
         assert protocol is not None
         if link.pulse.asks(now):
             protocol.echo(b"gtask")
-        if protocol.asleep and now >= link.poll_at and not self.stopping and self._wanted(0) > 0:
+        if link.waits and now >= link.poll_at and not self.stopping:
+            link.plan_poll(now, self._poll_interval(link))
             link.window = 1
-            protocol.grab()
+            if self._wanted(0) > 0 and link.room > 0:
+                link.resting = False
+                protocol.grab()
 
     def suspects(self, now: float) -> list[Link]:
         """The silent links whose job server the driver is to ask over a second connection; it says `probed` then."""
@@ -275,7 +290,7 @@ class WorkerCore:
                 return
             link = self.links[(self._first + index) % count]
             protocol = link.protocol
-            if protocol is None or protocol.closed or protocol.asleep or link.pulse.silent(now):
+            if protocol is None or protocol.closed or link.waits or link.pulse.silent(now):
                 continue
             if link.turn_over:
                 if protocol.outstanding:
@@ -288,6 +303,8 @@ class WorkerCore:
                 self._first = (self._first + index + 1) % count
 
     def _wanted(self, outstanding: int) -> int:
+        if self.full:
+            return 0
         return self.load.wanted(len(self.running), len(self.backlog), outstanding)
 
     def deadline(self, now: float) -> float:
@@ -302,6 +319,6 @@ class WorkerCore:
                     due = min(due, link.connect_at)
                 continue
             due = min(due, link.pulse.deadline())
-            if link.protocol.asleep and not self.stopping:
+            if link.waits and not self.stopping:
                 due = min(due, max(link.poll_at, now + 0.001))
         return due

@@ -39,6 +39,9 @@ OPTIONAL_PATIENCE: Final = 5.0
 TIMES_REFUSED: Final = 3
 """How often a job for a later time is refused before it is tried without its time (protocol reference, section 20)."""
 
+UNTIMED: Final = 600.0
+"""Seconds for which a job server that took a job only without its time is given none with a time."""
+
 FIRST_PAUSE: Final = 0.25
 MAX_PAUSE: Final = 5.0
 
@@ -50,7 +53,7 @@ MAX_BYTES: Final = 1024 * 1024
 class _Step:
     """One submission under way for the endings of some jobs; called with what becomes of it."""
 
-    __slots__ = ("carries", "endings", "jobs", "link", "optional", "pauses", "since", "submission")
+    __slots__ = ("carries", "endings", "jobs", "link", "optional", "pauses", "since", "submission", "untimed")
 
     def __init__(
         self,
@@ -68,6 +71,8 @@ class _Step:
         self.carries = carries
         """Whether it holds results of jobs, rather than following from one."""
         self.optional = optional
+        self.untimed = False
+        """Whether it is tried without its time, which was refused."""
         self.pauses = 0
         self.since = 0.0
 
@@ -156,6 +161,8 @@ class Endings:
 
     def confirmed(self, step: _Step) -> None:
         """A step is safe with the job server: takes the next one of each job that waited for it."""
+        if step.untimed:
+            step.link.untimed_until = self.now + UNTIMED
         if step.carries:
             step.link.batches_under_way.discard(step.submission.function)
             for job, ending in step.jobs:
@@ -185,6 +192,7 @@ class Endings:
             step.pauses += 1
             if step.pauses >= TIMES_REFUSED and step.submission.when is not None:
                 step.submission = replace(step.submission, when=None)
+                step.untimed = True
             self._again.append((self.now + pause, step))
 
     def _is_hopeless(self, step: _Step, event: Refused) -> bool:
@@ -216,6 +224,8 @@ class Endings:
 
     def _submit(self, step: _Step) -> None:
         if step.link.protocol is not None and not step.link.protocol.closed:
+            if step.submission.when is not None and self.now < step.link.untimed_until:
+                step.submission = replace(step.submission, when=None)
             try:
                 step.link.protocol.submit(step.submission, step)
             except LocalProtocolError as error:

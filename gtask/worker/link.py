@@ -28,11 +28,15 @@ server was away, its workers are there within seconds of its return."""
 class Lane(NamedTuple):
     """What one of a worker's connections to a job server is for: these functions, and `most` of their jobs at once.
 
-    Functions that must not wait for each other have lanes of their own; None is no bound but the slots.
+    Functions that must not wait for each other have lanes of their own; None is no bound but the slots. A lane with a
+    `look` never sleeps, and so is woken for nothing: it is looked through every so many seconds, jittered. `window` is
+    how many grabs are under way at once.
     """
 
     functions: tuple[str, ...]
     most: int | None = None
+    look: float | None = None
+    window: int = MAX_WINDOW
 
 
 class Link:
@@ -48,6 +52,10 @@ class Link:
         self.failures = 0
         self.pulse = Pulse(heartbeat)
         self.poll_at = 0.0
+        self.resting = False
+        """Whether a lane that never sleeps waits for its next look."""
+        self.untimed_until = 0.0
+        """Until when this job server is known to take no jobs for a later time."""
         self.window = 1
         self.batches: dict[str, deque[tuple[Job, Ending]]] = {}
         self.batches_under_way: set[str] = set()
@@ -65,6 +73,8 @@ class Link:
         self.opened_at = now
         self.pulse.beat(now)
         self.window = 1
+        self.resting = False
+        self.untimed_until = 0.0
         self.batches.clear()
         self.batches_under_way.clear()
         self._turn = ("", 0)
@@ -83,6 +93,11 @@ class Link:
     def plan_poll(self, now: float, interval: float) -> None:
         """Sets the time of the next grab on suspicion, jittered so that a fleet does not ask all at once."""
         self.poll_at = now + interval * (0.75 + self._random() / 2)
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing is grabbed over this connection before it is woken, or its time for a look has come."""
+        return self.resting or (self.protocol is not None and self.protocol.asleep)
 
     @property
     def room(self) -> int:

@@ -13,9 +13,9 @@ from typing import Any
 from gtask import App, Signature
 from gtask.answers import decode_failure
 from gtask.context import LocalReporter, Reporter
-from gtask.housekeeper import FUNCTIONS, SLOTS, Housekeeper
+from gtask.housekeeper import FUNCTIONS, LANES, SLOTS, Housekeeper
 from gtask.message import Message, decode_message
-from gtask.publish import LATER, unpack_later
+from gtask.publish import DELAYED, unpack_later
 from gtask.runner import PutOff, Runner
 from gtask.states import ErrorInfo, Outcome
 from gtask.types import Submission
@@ -41,7 +41,7 @@ def seal(app: App, step: Signature[Any], *rest: Signature[Any], foreground: bool
 def job_of(submission: Submission, attempt: int = 0) -> Job:
     """The job that a worker grabs: a delayed one when it was moved into the queue of its task."""
     function, unique, workload = submission.function, submission.unique, submission.workload
-    if function == LATER:
+    if function in DELAYED:
         later = unpack_later(workload)
         function, unique, workload = later.function, later.unique, later.workload
     job = Job(None, b"H:test:1", function, unique, workload)  # type: ignore[arg-type]
@@ -125,8 +125,8 @@ def working(app: App, slots: int = 2, pool: str = "thread") -> Iterator[Blocking
     ready = [threading.Event(), threading.Event()]
     slots = slots if pool == "thread" else 1
     core = WorkerCore(app.servers, runner.functions, CoreOptions(slots, pack=app.publisher.pack), random, fresh_unique)
-    options = CoreOptions(SLOTS, 0, poll_interval=0.2, exceptions=True, pack=app.publisher.pack)
-    keeping = WorkerCore(app.servers, list(FUNCTIONS), options, random, fresh_unique)
+    options = CoreOptions(SLOTS, 0, exceptions=True, pack=app.publisher.pack)
+    keeping = WorkerCore(app.servers, FUNCTIONS, options, random, fresh_unique, LANES)
     with BlockingDriver(core, None, ready[0].set) as driver, BlockingDriver(keeping, None, ready[1].set) as keeper:
         run = partial(_run, runner, driver)
         made = ThreadPool(driver, run, slots, 0, runner.close_loop) if pool == "thread" else SoloPool(driver, run)

@@ -15,7 +15,7 @@ from gtask.codecs import pack
 from gtask.errors import ConfigurationError, DecodeError, EncodeError
 from gtask.message import Message, decode_message, parse_wire_unique
 from gtask.middleware import Middleware
-from gtask.publish import CALL, LATER, Later, pack_later, unpack_later
+from gtask.publish import AHEAD, CALL, FAR, FAR_AHEAD, LATER, SOON, Later, later_submission, pack_later, unpack_later
 from gtask.task import Task
 from gtask.types import Submission
 from tests.app.helpers import NOWHERE, job_of, message_of, run_one, seal
@@ -71,7 +71,7 @@ def test_a_call_with_a_time_waits_as_a_delayed_job(app: App, task: Task[..., Any
     later = unpack_later(submission.workload)
     assert (later.function, later.priority) == ("calculate", "high")
     assert abs(later.due - due) < 60
-    assert submission.when == int(later.due)
+    assert submission.when == int(later.due - AHEAD)
     message = message_of(submission)
     assert message.headers["eta"] == later.due
     assert later.unique == message.id
@@ -185,6 +185,24 @@ def test_a_function_elsewhere_without_a_store_is_its_own_job(app: App) -> None:
     delayed = seal(app, send.s(7).set(countdown=60))
     assert delayed.function == LATER
     assert unpack_later(delayed.workload)[0::4] == ("send", b"7")
+
+
+@pytest.mark.parametrize(
+    ("delay", "function", "when"),
+    [
+        (0.0, SOON, None),
+        (1.99, SOON, None),
+        (2.5, LATER, 1_000_000 - 1),
+        (300.0, LATER, 1_000_000 + 297),
+        (300.5, FAR, 1_000_000 + 180),
+        (10 * 365 * 86400.0, FAR, 1_000_000 + 10 * 365 * 86400 - FAR_AHEAD),
+    ],
+)
+def test_what_is_far_away_does_not_stand_before_what_is_near(delay: float, function: str, when: int | None) -> None:
+    later = Later("add", "u", "normal", 1_000_000 + delay, b"x")
+    submission = later_submission(later, "d", 1_000_000.0)
+    assert (submission.function, submission.unique, submission.when) == (function, "d", when)
+    assert unpack_later(submission.workload) == later
 
 
 class _like:

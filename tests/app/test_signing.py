@@ -16,7 +16,7 @@ from gtask.errors import SignatureError
 from gtask.letters import decode_letter
 from gtask.message import Message, encode_message
 from gtask.middleware import Middleware
-from gtask.publish import LATER, Later, later_submission, unpack_later
+from gtask.publish import FAR, SOON, Later, later_submission, unpack_later
 from gtask.results import SqliteStore
 from gtask.runner import Runner
 from gtask.signing import Keyring, Kind, is_signed, proof_of
@@ -162,24 +162,24 @@ def test_an_open_task_takes_no_unsigned_envelope(app: App) -> None:
 def test_a_delayed_job_is_signed_outside_and_inside(app: App) -> None:
     due = app.now() + 3600
     submission = seal(app, app.tasks["add"].s(1, 2).set(countdown=3600))
-    assert submission.function == LATER
+    assert submission.function == FAR
     # Its age counts from when it is due, so it may wait for longer than signing_max_age.
-    later = unpack_later(KEYS.open(LATER, submission.workload).workload)
+    later = unpack_later(KEYS.open(FAR, submission.workload).workload)
     keys = app.settings.signing_keys
     assert keys is not None
-    for function, workload in ((LATER, submission.workload), ("add", later.workload)):
+    for function, workload in ((FAR, submission.workload), ("add", later.workload)):
         assert keys.open(function, workload, due + 59)
         with pytest.raises(SignatureError, match="signing_max_age"):
             keys.open(function, workload, due + 62)
-    sent_back = later_submission(later, "u", keys)
-    assert unpack_later(keys.open(LATER, sent_back.workload, app.now()).workload) == later
+    sent_back = later_submission(later, "u", later.due - 1, keys)
+    assert unpack_later(keys.open(SOON, sent_back.workload, app.now()).workload) == later
 
 
 def test_without_keys_nothing_is_signed() -> None:
     app = App("shop", NOWHERE, None)
     add = app.task(name="add")(lambda a: a)
     assert not is_signed(seal(app, add.s(1)).workload)
-    assert not is_signed(later_submission(Later("add", "u", "normal", 1.0, b""), "u").workload)
+    assert not is_signed(later_submission(Later("add", "u", "normal", 1.0, b""), "u", 1.0).workload)
     assert app.publisher.pack("f", [b"a", b"b"]) == b"ab"
 
 

@@ -62,7 +62,7 @@ def test_a_killed_housekeeper_loses_no_delayed_job(staffed: Staffed, tmp_path: P
     app, worker = staffed.app, staffed.worker
     results = [app.tasks["add"].apply_async((n,), countdown=1.0 + n / 20) for n in range(20)]
     pids = {app.tasks["pid"].call() for _ in range(20)}
-    wait_until(lambda: staffed.house.row("gtask.later")[1] > 0, LIMIT, "a delayed job in the housekeeper's hands")
+    wait_until(lambda: staffed.house.row("gtask.later.soon")[1] > 0, LIMIT, "a delayed job in the housekeeper's hands")
     (keeper,) = set(worker.children()) - pids if len(pids) == 2 else (max(worker.children()),)
     os.kill(keeper, signal.SIGKILL)
     assert [result.get(timeout=LIMIT) for result in results] == list(range(20))

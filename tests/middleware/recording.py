@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from gtask import App, Signature
 from gtask.context import LocalReporter
 from gtask.message import decode_message
-from gtask.publish import LATER, unpack_later
+from gtask.publish import DELAYED, unpack_later
 from gtask.runner import PutOff, Runner
 from gtask.types import Submission
 from gtask.worker.job import Ending, Job
@@ -60,7 +60,7 @@ def seal(app: App, step: Signature[Any], *rest: Signature[Any], foreground: bool
 
 def job(submission: Submission) -> Job:
     """The job that a worker grabs: a delayed one when it was moved into the queue of its task."""
-    if submission.function == LATER:
+    if submission.function in DELAYED:
         later = unpack_later(submission.workload)
         return Job(None, b"H:test:1", later.function, later.unique, later.workload)  # type: ignore[arg-type]
     return Job(None, b"H:test:1", submission.function, submission.unique, submission.workload)  # type: ignore[arg-type]
