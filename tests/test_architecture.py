@@ -42,10 +42,12 @@ FLOORS: dict[str, int] = {
     "gtask.letters": 4,
     "gtask.message": 4,
     "gtask.results": 4,
+    "gtask.progress": 4,
     "gtask.retry": 4,
     "gtask.schedule": 4,
     "gtask.signing": 4,
     "gtask.states": 4,
+    "gtask.timers": 4,
     "gtask.app": 5,
     "gtask.canvas": 5,
     "gtask.context": 5,
@@ -67,6 +69,7 @@ FLOORS: dict[str, int] = {
     "gtask.housekeeper": 6,
     "gtask.mover": 6,
     "gtask.repeats": 6,
+    "gtask.reporting": 6,
     "gtask.revocation": 6,
     "gtask.runner": 6,
     "gtask.workers": 6,
@@ -102,7 +105,8 @@ OPTIONAL = frozenset(
     "openpyxl psycopg pydantic pymysql pytest redis sqlalchemy starlette trio uvicorn uvloop watchfiles "
     "xlsxwriter".split()
 )
-LAZY = ("gtask.cli", "gtask.testing", "gtask.__main__")  # a command or a fixture loads what only it needs
+# A command, a fixture or a store loads what only it needs.
+LAZY = ("gtask.cli", "gtask.testing", "gtask.__main__", "gtask.results.__init__")
 
 MAX_FILE = 400
 MAX_FUNCTION = 60
