@@ -85,7 +85,8 @@ def test_everything_works_and_nothing_goes_unsigned(rig: Rig, app: App) -> None:
     functions = {one.function for one in seen}
     # What was meant to be seen was seen: the sniffer is not blind.
     assert {"SUBMIT_JOB", "SUBMIT_JOB_BG", "SUBMIT_JOB_EPOCH", "WORK_COMPLETE", "WORK_DATA"} <= names
-    assert {"add", "gtask.later", "gtask.later.soon", "gtask.call", "gtask.results.put", "gtask.results.wait"} <= functions
+    assert {"add", "gtask.later", "gtask.later.soon", "gtask.call"} <= functions
+    assert {"gtask.results.put", "gtask.results.wait"} <= functions
     assert {one.data for one in seen if one.function == "double"} >= {b"7", b"4"}
     answers_of_double = {b"14", b"8", b"[3, 8, 3, 8]"}
     assert [one for one in rig.sniffer.unsigned(["double"]) if one.data not in answers_of_double] == []
