@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from gtask.group_result import GroupResult
+    from gtask.progress import Progress
     from gtask.result import AsyncResult
     from gtask.retry import Retry
     from gtask.states import State
@@ -67,6 +68,7 @@ __all__ = [
     # results
     "AsyncResult",
     "GroupResult",
+    "Progress",
     "State",
     # errors
     "BadArguments",
@@ -100,6 +102,7 @@ _HOMES: Final = {  # names that are in none of these are errors
     "gtask.canvas": "Chain Chord Group Signature chain chord group signature",
     "gtask.context": "TaskContext current_task",
     "gtask.group_result": "GroupResult",
+    "gtask.progress": "Progress",
     "gtask.result": "AsyncResult",
     "gtask.retry": "Retry",
     "gtask.states": "State",

@@ -30,7 +30,7 @@ from gtask.sending import AsyncSender, Sender
 from gtask.settings import Settings, SettingsDict
 from gtask.states import State
 from gtask.task import AsyncTask, BaseTask, FunctionTask, Task
-from gtask.types import Server, parse_servers
+from gtask.types import JobStatus, Server, parse_servers
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -287,6 +287,14 @@ class App:
     async def astate_on_servers(self, task_id: str, timeout: float | None = None, certain: bool = False) -> State:
         """`state_on_servers` for async code."""
         return await self._async_sender.state(task_id, timeout, certain)
+
+    def jobs_on_servers(self, task_id: str) -> list[JobStatus]:
+        """What the job servers know of the jobs of a task; `AsyncResult.progress` is the way to read it."""
+        return self._sender.statuses(task_id)
+
+    async def ajobs_on_servers(self, task_id: str) -> list[JobStatus]:
+        """`jobs_on_servers` for async code."""
+        return await self._async_sender.statuses(task_id)
 
     # --- life ------------------------------------------------------------------------------------------------
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from gtask.errors import TaskError
 from gtask.message import Form, Message
+from gtask.progress import Progress, Teller, to_outcome
+from gtask.protocol import Event
 from gtask.results.joins import Join
+from gtask.results.records import outcome_to_record
 from gtask.retry import Retry
 from gtask.signing import Kind
-from gtask.states import Outcome, Record
+from gtask.states import Outcome, Record, State
+from gtask.timers import WRITES
 from gtask.types import Submission
 
 if TYPE_CHECKING:
@@ -26,7 +30,7 @@ _current: ContextVar[TaskContext | None] = ContextVar("gtask_current_task", defa
 class Reporter(Protocol):
     """How a run reaches its caller while it runs, and the process it runs in.
 
-    `progress`, `data` and `warning` return false when the connection is gone. `in_main_thread` says whether the body of
+    What sends something returns false when the connection is gone. `in_main_thread` says whether the body of
     a plain function runs in the main thread of its process, where signals reach it. `verdict` is why the job is not to
     be run at all, None for nearly every one.
     """
@@ -48,6 +52,15 @@ class Reporter(Protocol):
 
     def warning(self, data: bytes) -> bool:
         """Sends a warning."""
+
+    def submit(self, submission: Submission, tell: Callable[[Event], None] | None = None) -> bool:
+        """Submits another job; `tell` hears what comes for it, in whatever thread reads."""
+
+    def ask(self, unique: str, tell: Callable[[Event], None]) -> bool:
+        """Asks how the job of a unique is; `tell` hears the answer."""
+
+    def later(self, seconds: float, call: Callable[[], object]) -> None:
+        """Calls something in so many seconds, where it may report."""
 
 
 class LocalReporter:
@@ -74,6 +87,17 @@ class LocalReporter:
         """Sends it to nobody."""
         return False
 
+    def submit(self, submission: Submission, tell: Callable[[Event], None] | None = None) -> bool:
+        """Submits nothing."""
+        return False
+
+    def ask(self, unique: str, tell: Callable[[Event], None]) -> bool:
+        """Asks nobody."""
+        return False
+
+    def later(self, seconds: float, call: Callable[[], object]) -> None:
+        """Calls nothing: nobody would hear it."""
+
 
 class TaskContext:
     """One run of one task.
@@ -86,6 +110,7 @@ class TaskContext:
 
     __slots__ = (
         "_reporter",
+        "_teller",
         "attempt",
         "completed",
         "following",
@@ -132,6 +157,7 @@ class TaskContext:
         self.state: dict[str, Any] = {}
         """For middleware to keep something from one hook to another."""
         self._reporter: Reporter = reporter or LocalReporter()
+        self._teller: Teller | None = None
 
     def __repr__(self) -> str:
         return f"<TaskContext {self.task.name}[{self.id}] retries {self.retries}>"
@@ -199,19 +225,68 @@ class TaskContext:
             self._reporter.note(self.id, self.root_id)
         self._reporter.kill_after(seconds)
 
-    def progress(self, numerator: int, denominator: int) -> bool:
-        """Says how far the run is, in whole numbers of any unit; a foreground caller hears it at once.
+    @property
+    def reporter(self) -> Reporter:
+        """How this run reaches its caller while it runs; for gtask's own use."""
+        return self._reporter
 
-        Returns false when nobody can hear it: a local call, or the job server has given the job away.
+    @property
+    def keeps_result(self) -> bool:
+        """Whether what becomes of this run is to be stored."""
+        return (
+            bool(self.id)
+            and not self.foreground
+            and not self.message.headers.get("ignore_result")
+            and self.task.app.store is not None
+        )
+
+    def progress(self, done: float, total: float = 0, message: str | None = None) -> bool:
+        """Says that `done` of `total` is done, in whole numbers of any unit, and with `message` what it is at.
+
+        A foreground caller hears the numbers live; of a background job any process reads them as
+        `AsyncResult.progress`, with the message where the App has a result store. Call it as often as you like: ten of
+        these a second are sent, one message a second is stored, and the last before a pause always is. Returns false
+        when nobody can hear it: a local call, or the job server has given the job away.
         """
-        return self._reporter.progress(int(numerator), int(denominator))
+        if self._teller is None:
+            keep = self._keep_progress if self.keeps_result else None
+            self._teller = Teller(self._reporter.progress, self._reporter.later, keep, self.foreground)
+        return self._teller.tell(done, total, message)
+
+    def _progress_first(self) -> None:
+        """Keeps the order in which the run has said things."""
+        if self._teller is not None:
+            self._teller.flush()
+
+    def finish_progress(self) -> None:
+        """Sends what was said last and is not sent yet; for the worker, before it ends the job."""
+        if self._teller is not None:
+            self._teller.finish()
+
+    def _keep_progress(self, progress: Progress) -> None:
+        app = self.task.app
+        store = app.store
+        assert store is not None
+        outcome = Outcome(self.id, State.PROGRESS, task=self.message.task, retries=self.retries, worker=self.worker)
+        record = outcome_to_record(to_outcome(progress, outcome))
+        ttl = app.settings.result_expires
+        if store.carries:
+            carriage = store.carry(record, ttl)
+            workload = app.publisher.pack(carriage.function, [carriage.item])
+            unique = app.random_bytes(16).hex()
+            self._reporter.submit(Submission(carriage.function, workload, unique))
+        else:
+            # Not here: this may be an event loop, and the task is not to wait for it either.
+            WRITES.call(0.0, lambda: store.put([record], ttl))
 
     def send_data(self, data: bytes | str) -> bool:
         """Sends a piece of output to a foreground caller now; returns as `progress` does."""
+        self._progress_first()
         return self._reporter.data(self.sealed(Kind.DATA, data.encode() if isinstance(data, str) else bytes(data)))
 
     def warn(self, text: bytes | str) -> bool:
         """Sends a warning to a foreground caller now; returns as `progress` does."""
+        self._progress_first()
         data = text.encode() if isinstance(text, str) else bytes(text)
         return self._reporter.warning(self.sealed(Kind.WARNING, data))
 

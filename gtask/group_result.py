@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from gtask.errors import ResultTimeout
+from gtask.progress import Progress
 from gtask.result import AsyncResult
 from gtask.results.base import ResultStore
 from gtask.results.records import revoked_record
@@ -89,6 +90,15 @@ class GroupResult(Generic[R]):
     async def acompleted_count(self) -> int:
         """`completed_count` for async code."""
         return (await self._astates()).count(State.SUCCESS)
+
+    @property
+    def progress(self) -> Progress:
+        """How many of the members have ended, in whatever way."""
+        return Progress(sum(state.ready for state in self._states()), len(self))
+
+    async def aprogress(self) -> Progress:
+        """`progress` for async code."""
+        return Progress(sum(state.ready for state in await self._astates()), len(self))
 
     def ready(self) -> bool:
         """Whether all members have ended."""

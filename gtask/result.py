@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import anyio
 
-from gtask.errors import GtaskError, ResultError, ResultsUnavailable, ResultTimeout, StoreRequired
+from gtask.errors import GtaskError, NetworkError, ResultError, ResultsUnavailable, ResultTimeout, StoreRequired
 from gtask.failures import rebuild
+from gtask.progress import Progress, seen
 from gtask.results.base import ResultStore
 from gtask.results.records import record_to_outcome, revoked_record
 from gtask.states import ErrorInfo, Outcome, Record, State
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from gtask.app import App
 
 R = TypeVar("R")
+
+_PASSING = (State.PENDING, State.PROGRESS)
+"""States of a record that may be out of date: its worker may be gone. What the job servers know is newer."""
 
 
 class AsyncResult(Generic[R]):
@@ -253,9 +257,17 @@ class AsyncResult(Generic[R]):
         It is UNKNOWN where nobody knows the id: one of a task that has ended, too, when no result was stored.
         """
         outcome = self._look() if self._stored else None
-        if outcome is not None and outcome.state is not State.PENDING:
+        if outcome is not None and outcome.state not in _PASSING:
             return outcome.state
-        state = self.app.state_on_servers(self.id)
+        said = outcome is not None and outcome.state is State.PROGRESS
+        try:
+            state = self.app.state_on_servers(self.id)
+        except NetworkError:
+            if not said:
+                raise
+            return State.PROGRESS
+        if state is State.UNKNOWN and said:
+            return State.PROGRESS
         if state is State.UNKNOWN and self.parent is not None and not self.parent.state.ready:
             # A later step of a chain is known to nobody before the step in front of it has ended.
             return State.PENDING
@@ -266,12 +278,32 @@ class AsyncResult(Generic[R]):
     async def astate(self) -> State:
         """`state` for async code."""
         outcome = await self._alook() if self._stored else None
-        if outcome is not None and outcome.state is not State.PENDING:
+        if outcome is not None and outcome.state not in _PASSING:
             return outcome.state
-        state = await self.app.astate_on_servers(self.id)
+        said = outcome is not None and outcome.state is State.PROGRESS
+        try:
+            state = await self.app.astate_on_servers(self.id)
+        except NetworkError:
+            if not said:
+                raise
+            return State.PROGRESS
+        if state is State.UNKNOWN and said:
+            return State.PROGRESS
         if state is State.UNKNOWN and self.parent is not None and not (await self.parent.astate()).ready:
             return State.PENDING
         return state
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the task is, by what it says with `TaskContext.progress`; None where it runs not, or says nothing.
+
+        Asks the job servers and, for the message, the store. It works in any process that has the id.
+        """
+        return seen(self.app.jobs_on_servers(self.id), self._look() if self._stored else None)
+
+    async def aprogress(self) -> Progress | None:
+        """`progress` for async code."""
+        return seen(await self.app.ajobs_on_servers(self.id), await self._alook() if self._stored else None)
 
     @property
     def _stored(self) -> bool:

@@ -269,6 +269,7 @@ class Runner:
 
     def _end_surely(self, context: TaskContext, outcome: Outcome) -> Ending | PutOff:
         """As `_end`, for a message that says what cannot be done too: a job never ends the process that runs it."""
+        context.finish_progress()
         try:
             return self._end(context, outcome)
         except Exception as error:

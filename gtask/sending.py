@@ -30,6 +30,7 @@ from gtask.plans import (
 )
 from gtask.result import AsyncResult
 from gtask.states import ErrorInfo, Outcome, State
+from gtask.types import JobStatus
 from gtask.unique import aanswered, answered, unique_key
 
 if TYPE_CHECKING:
@@ -110,6 +111,10 @@ class Sender:
     def state(self, task_id: str, timeout: float | None = None, certain: bool = False) -> State:
         """What the job servers know of a task."""
         return state_of(self.client.statuses(looked_at(task_id), timeout, certain=certain))
+
+    def statuses(self, task_id: str) -> list[JobStatus]:
+        """What the job servers know of the jobs of a task, for `gtask.progress.seen`."""
+        return self.client.statuses(looked_at(task_id))
 
     def close(self) -> None:
         """Closes the client; the next call makes a new one."""
@@ -283,6 +288,10 @@ class AsyncSender:
     async def state(self, task_id: str, timeout: float | None = None, certain: bool = False) -> State:
         """As `Sender.state`."""
         return state_of(await self.client.statuses(looked_at(task_id), timeout, certain=certain))
+
+    async def statuses(self, task_id: str) -> list[JobStatus]:
+        """As `Sender.statuses`."""
+        return await self.client.statuses(looked_at(task_id))
 
     async def close(self) -> None:
         """Closes this event loop's client; the next call makes a new one."""

@@ -11,15 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import random
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
+from anyio.lowlevel import EventLoopToken, current_token
 
-from gtask.context import Reporter
 from gtask.errors import ConfigurationError, GtaskError
 from gtask.guard import Guard
 from gtask.housekeeper import FUNCTIONS, LANES, SLOTS, Housekeeper
 from gtask.repeats import Repeats
+from gtask.reporting import JobReporter
 from gtask.results.service import ResultsService
 from gtask.revocation import Listener, Revocations
 from gtask.runner import PutOff, Runner
@@ -235,16 +236,21 @@ def _run_job(runner: Runner, driver: BlockingDriver, guard: Guard, in_main_threa
     return result
 
 
-class _Reporter(Reporter):
-    """Reports of a running job through its driver."""
+class _Reporter(JobReporter):
+    """Reports of a running job, and what its process is to know of it."""
 
-    __slots__ = ("_driver", "_guard", "_job", "_slot", "in_main_thread", "verdict")
+    __slots__ = ("_guard", "_slot", "in_main_thread", "verdict")
 
     def __init__(
-        self, driver: BlockingDriver | AsyncDriver, job: Job, guard: Guard, slot: int, in_main_thread: bool
+        self,
+        driver: BlockingDriver | AsyncDriver,
+        job: Job,
+        guard: Guard,
+        slot: int,
+        in_main_thread: bool,
+        loop: EventLoopToken | None = None,
     ) -> None:
-        self._driver = driver
-        self._job = job
+        super().__init__(driver, job, loop)
         self._guard = guard
         self._slot = slot
         self.in_main_thread = in_main_thread
@@ -257,27 +263,6 @@ class _Reporter(Reporter):
     def note(self, id: str, root: str) -> None:
         """For the supervisor."""
         self._guard.note(self._slot, self._job, id, root)
-
-    def _send(self, name: str, *args: Any) -> bool:
-        job = self._job
-
-        def send() -> None:
-            assert job.link.protocol is not None
-            getattr(job.link.protocol, name)(job.handle, *args)
-
-        return self._driver.report(job, send)
-
-    def progress(self, numerator: int, denominator: int) -> bool:
-        """WORK_STATUS."""
-        return self._send("send_status", numerator, denominator)
-
-    def data(self, data: bytes) -> bool:
-        """WORK_DATA."""
-        return self._send("send_data", data)
-
-    def warning(self, data: bytes) -> bool:
-        """WORK_WARNING."""
-        return self._send("send_warning", data)
 
 
 async def _run_async(
@@ -293,11 +278,12 @@ async def _run_async(
 
     async def run(job: Job) -> Ending | None:
         with guard.running(job) as slot:
-            result = await runner.arun(job, _LoopReporter(driver, job, guard, slot, in_main_thread=False))
+            result = await runner.arun(job, _Reporter(driver, job, guard, slot, False, loop))
         if isinstance(result, PutOff):
             return None if driver.put_off(job, result.delay) else Ending(End.FAIL)
         return result
 
+    loop = current_token()
     # A plain handler rather than the loop's, which would be gone before the process is: whole groups of processes
     # are told to end, and then this one is told twice.
     told, tell = os.pipe()
@@ -312,17 +298,6 @@ async def _run_async(
         await driver.serve()
         group.cancel_scope.cancel()
     await app.aclose()
-
-
-class _LoopReporter(_Reporter):
-    """Reports to the driver of an event loop, from the loop itself or from a thread that runs a plain function."""
-
-    def _send(self, name: str, *args: Any) -> bool:
-        call: Callable[[], bool] = partial(super()._send, name, *args)
-        try:
-            return anyio.from_thread.run_sync(call)
-        except RuntimeError:
-            return call()
 
 
 async def _obey(driver: AsyncDriver, told: int) -> None:

@@ -12,6 +12,7 @@ from gtask.cli.options import an_app, app_option, json_option, servers_option
 
 if TYPE_CHECKING:
     from gtask.app import App
+    from gtask.progress import Progress
     from gtask.result import AsyncResult
     from gtask.states import Outcome, State
 
@@ -47,7 +48,10 @@ def command(id: str, timeout: float, app: str | None, servers: tuple[str, ...], 
         if as_json:
             from gtask.cli.call import write
 
-            write(as_dict(id, state, outcome if ended else None), raw=False)
+            found = as_dict(id, state, outcome if ended else None)
+            if state is State.PROGRESS:
+                found["progress"] = result.progress
+            write(found, raw=False)
         else:
             _show(loaded, result, state, outcome)
     return 0 if state is State.SUCCESS else 1
@@ -76,12 +80,20 @@ def _show(app: App, result: AsyncResult[Any], state: State, outcome: Outcome | N
 
     click.echo(f"state   {state}")
     if outcome is None or not outcome.ready:
+        progress = result.progress if state == "PROGRESS" else None
+        if progress is not None:
+            click.echo(f"at      {_at(progress)}")
         click.echo(_sentence(app, state))
         return
     for key, value in _rows(outcome):
         click.echo(f"{key:<7} {value}")
     if outcome.error is not None and outcome.error.traceback:
         click.echo(remote_traceback(outcome.error.traceback), err=True)
+
+
+def _at(progress: Progress) -> str:
+    share = "" if progress.fraction is None else f" of {progress.total} ({progress.fraction:.0%})"
+    return f"{progress.done}{share}{f': {progress.message}' if progress.message else ''}"
 
 
 def _rows(outcome: Outcome) -> list[tuple[str, str]]:

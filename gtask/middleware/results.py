@@ -46,12 +46,7 @@ class Results(Middleware):
 
 def keeps_result(context: TaskContext) -> bool:
     """Whether the outcome of this run is to be stored."""
-    return (
-        bool(context.id)
-        and not context.foreground
-        and not context.message.headers.get("ignore_result")
-        and context.task.app.store is not None
-    )
+    return context.keeps_result
 
 
 def check_size(size: int, limit: int) -> None:
