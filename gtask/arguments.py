@@ -137,6 +137,8 @@ class Arguments:
         """Each argument with the path that it is named by and its rule."""
         self._compile()
         assert self._signature is not None
+        for name in self._unpacked.difference(bound.arguments):
+            yield name, {}, self._rules[name]  # no keyword at all, where some may be required
         for name, value in bound.arguments.items():
             rule = self._rules[name]
             match self._signature.parameters[name].kind:
@@ -163,6 +165,8 @@ class Arguments:
                 self._learn(args, kwargs)
             return tuple(fitting), kwargs
         bound = self._bind(args, kwargs)
+        for name in self._unpacked.difference(bound.arguments):
+            bound.arguments[name] = {}
         for name, value in bound.arguments.items():
             rule = self._rules[name]
             kind = self._signature.parameters[name].kind
