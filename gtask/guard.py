@@ -19,9 +19,6 @@ from gtask.worker.ledger import NO_BLAME, Ledger
 SETTLED: Final = 0.5
 """Seconds that a death is waited for to be settled; a process that still runs then has lost its connection."""
 
-WORD: Final = 0.5
-"""Seconds that a job which has killed a process here waits for word from other hosts before it is run again."""
-
 
 class Guard:
     """The part of a ledger that belongs to one process: `slots`, one for each job it runs at once."""
@@ -45,9 +42,6 @@ class Guard:
             return TimeLimitExceeded()
         if blame.crashes >= self._max_crashes:
             return WorkerLost(f"The task's process died {blame.crashes} times while it ran, so it is not run again.")
-        if self._ledger.tells:
-            # Other hosts may have been told that it is enough, or this one be about to tell them.
-            time.sleep(WORD)
         return None
 
     @contextmanager

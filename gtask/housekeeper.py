@@ -134,7 +134,7 @@ class Housekeeper:
             task = BaseTask(self._app, message.task, config, Arguments(None, message.task), message.headers["foreign"])
         context = TaskContext(task, message, worker=self._runner.worker, function=CALL, workload=job.workload)
         if self._revocations is not None and not self._revocations.clear:
-            self._revocations.look(context)
+            self._revocations.look(job, context)
         _ForeignCall(self, job, context).go_on(None)
 
     async def _call(self, context: TaskContext) -> Outcome:

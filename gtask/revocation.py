@@ -27,7 +27,8 @@ from gtask.failures import error_info
 from gtask.results.base import ResultStore
 from gtask.results.records import outcome_to_record, record_to_outcome, revoked_record
 from gtask.states import Outcome, State
-from gtask.worker.ledger import Blame, Ledger
+from gtask.worker.job import Job
+from gtask.worker.ledger import TASK_ID, Blame, Ledger
 from gtask.worker.marks import Heard, MarkTable
 
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ HOLD: Final = 50.0
 FIRST_PAUSE: Final = 1.0
 MAX_PAUSE: Final = 15.0
 """Seconds before a store that is away is asked again, each time twice as long."""
+
+WORD: Final = 0.5
+"""Seconds that a job which has killed a process waits for word from other hosts before it is run again."""
+
+ECHO: Final = 1.0
+"""Seconds in which a mark that was made here is heard here."""
+
+HEARD: Final = 0.1
+"""Seconds by which other hosts may hear of a mark later than this one."""
 
 PATIENCE: Final = 5.0
 """Seconds that the first task of a process waits until the marks that were made so far are known."""
@@ -147,14 +157,29 @@ class Listener:
             error = TimeLimitExceeded()
         elif crashes >= self._max_crashes:
             error = WorkerLost(f"The task's process died {crashes} times while it ran, so it is not run again.")
-        if error is None or not blame.id:
+        if not blame.id:
+            return
+        if error is None:
+            # Others are to wait for word before they run it: it may have been enough meanwhile.
+            suspect = suspected(blame.id)
+            store.revoke([revoked_record(suspect)], False, ttl)
+            self._table.add(suspect, False)
             return
         outcome = Outcome(blame.id, State.FAILURE, error=error_info(error), task=blame.function, worker=self._worker)
         outcome.finished = time.time()
         store.put([outcome_to_record(outcome)], ttl)
         store.revoke([revoked_record(blame.id, blame.function)], False, ttl)
-        # What is stored on its way to a service would be overtaken by the job that comes again.
+        # Until it is heard here, and so by others, the job could overtake it on its way to them.
+        deadline = time.monotonic() + ECHO
+        while blame.id not in self._table and time.monotonic() < deadline:
+            time.sleep(0.005)
         self._table.add(blame.id, False)
+        time.sleep(HEARD)
+
+
+def suspected(id: str) -> str:
+    """What is marked of a task that has killed a process, while it may be run again."""
+    return f"crash:{id}"
 
 
 class Revocations:
@@ -163,8 +188,9 @@ class Revocations:
     `backend` is the event loop of the pool async: "asyncio" (also for uvloop) or "trio".
     """
 
-    def __init__(self, app: App, table: MarkTable, backend: str = "asyncio") -> None:
+    def __init__(self, app: App, table: MarkTable, ledger: Ledger, backend: str = "asyncio") -> None:
         self._app = app
+        self._ledger = ledger
         self._table = table
         self._trio = backend == "trio"
         self._waited_since = 0.0
@@ -173,8 +199,8 @@ class Revocations:
 
     @property
     def clear(self) -> bool:
-        """Whether no task is marked, and this is known."""
-        return self._table.clear
+        """Whether no task is marked, this is known, and no process has died here while it ran one."""
+        return self._table.clear and not self._ledger.changes
 
     @property
     def waits(self) -> bool:
@@ -185,33 +211,46 @@ class Revocations:
         self._waited_since = self._waited_since or now
         return now - self._waited_since < PATIENCE
 
-    def look(self, context: TaskContext) -> None:
+    def look(self, job: Job, context: TaskContext) -> None:
         """Sees to it that a marked task is not run: it has its outcome, or a reason to be refused."""
         while self.waits and not context.foreground:
             time.sleep(0.01)
-        if self._marked(context):
-            self._refuse(context, self._stored(context))
+        until = time.monotonic() + WORD if self._suspects(job, context) else 0.0
+        while not (marked := self._marked(job, context)) and time.monotonic() < until:
+            time.sleep(0.01)
+        if marked:
+            self._refuse(context, self._stored(_own(marked, context)))
 
-    async def alook(self, context: TaskContext) -> None:
+    async def alook(self, job: Job, context: TaskContext) -> None:
         """`look` for an event loop."""
         while self.waits and not context.foreground:  # noqa: ASYNC110 - another process writes it
             await anyio.sleep(0.01)
-        if self._marked(context):
-            self._refuse(context, await anyio.to_thread.run_sync(self._stored, context))
+        until = time.monotonic() + WORD if self._suspects(job, context) else 0.0
+        while not (marked := self._marked(job, context)) and time.monotonic() < until:  # noqa: ASYNC110 - as above
+            await anyio.sleep(0.01)
+        if marked:
+            self._refuse(context, await anyio.to_thread.run_sync(self._stored, _own(marked, context)))
 
-    def _marked(self, context: TaskContext) -> bool:
-        return context.id in self._table or (context.root_id != context.id and context.root_id in self._table)
+    def _suspects(self, job: Job, context: TaskContext) -> bool:
+        """Whether the job has killed a process, here or on another host, and so many that it may be one too many."""
+        if self._ledger.tells and self._ledger.blamed(job.unique).crashes:
+            return True
+        return bool(self._table.count) and any(suspected(id) in self._table for id in _ids(job, context))
 
-    def _stored(self, context: TaskContext) -> Outcome | None:
+    def _marked(self, job: Job, context: TaskContext) -> str:
+        """The id for which a task is marked, its own or that of the whole; empty for one that is not."""
+        return next((id for id in _ids(job, context) if id in self._table), "")
+
+    def _stored(self, id: str) -> Outcome | None:
         """What became of a marked task, where the store says so."""
         store = self._app.store
-        if store is None or not context.id:
+        if store is None:
             return None
         try:
-            record = store.get([context.id]).get(context.id)
+            record = store.get([id]).get(id)
             return None if record is None or not record.ready else record_to_outcome(record)
         except GtaskError as error:
-            log.warning("What became of %s[%s] cannot be told: %s", context.task.name, context.id, error)
+            log.warning("What became of the task %s cannot be told: %s", id, error)
             return None
 
     def _refuse(self, context: TaskContext, stored: Outcome | None) -> None:
@@ -286,3 +325,15 @@ class Revocations:
                 del self._running[context]
                 self._stopped.discard(context)
         raise TaskRevoked("The task was revoked while it ran, and stopped.")
+
+
+def _ids(job: Job, context: TaskContext) -> tuple[str, ...]:
+    """The ids by which a job may be marked; a caller on the connection has the one in its unique alone."""
+    if context.foreground:
+        return (job.unique[:TASK_ID], context.id, context.root_id)
+    return (context.id,) if context.root_id == context.id else (context.id, context.root_id)
+
+
+def _own(marked: str, context: TaskContext) -> str:
+    """The id under which something may be stored of a task that is marked by some id."""
+    return context.id if marked == context.root_id else marked

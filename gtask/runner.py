@@ -96,7 +96,7 @@ class Runner:
         if self.revocations is not None:
             _note(job, context, reporter)
             if not self.revocations.clear:
-                self.revocations.look(context)
+                self.revocations.look(job, context)
         if starts(context):
             start(context)
         token = enter(context)
@@ -119,7 +119,7 @@ class Runner:
         if self.revocations is not None:
             _note(job, context, reporter)
             if not self.revocations.clear:
-                await self.revocations.alook(context)
+                await self.revocations.alook(job, context)
         if starts(context):
             await astart(context)
         token = enter(context)

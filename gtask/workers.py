@@ -216,7 +216,7 @@ def _run_pool(app: App, options: WorkerOptions, name: str, ledger: Ledger, marks
     core = _core(app, runner.functions, child, name, core_options)
     if app.settings.skip_completed:
         runner.repeats = Repeats(app, core, ledger)
-    runner.revocations = Revocations(app, marks)
+    runner.revocations = Revocations(app, marks, ledger)
     with BlockingDriver(core, app.settings.tls, child.ready, quiet=child.index > 0) as driver:
         _prepare(driver, child)
         run = partial(_run_job, runner, driver, guard, options.pool != "thread")
@@ -274,7 +274,7 @@ async def _run_async(
     core = _core(app, runner.functions, child, name, core_options)
     if app.settings.skip_completed:
         runner.repeats = Repeats(app, core, ledger)
-    runner.revocations = Revocations(app, marks, options.backend)
+    runner.revocations = Revocations(app, marks, ledger, options.backend)
 
     async def run(job: Job) -> Ending | None:
         with guard.running(job) as slot:
@@ -321,7 +321,7 @@ def _run_housekeeper(
     with BlockingDriver(core, app.settings.tls, child.ready, quiet=True) as driver:
         _prepare(driver, child)
         listener.start()
-        driver.serve(Housekeeper(app, driver, f"{name}:{os.getpid()}", Revocations(app, marks)))
+        driver.serve(Housekeeper(app, driver, f"{name}:{os.getpid()}", Revocations(app, marks, ledger)))
         listener.stop()
     app.close()
 

@@ -107,6 +107,8 @@ class MarkTable:
         self._memory[8] = heard
 
     def _find(self, raw: bytes) -> int | None:
+        if not raw:
+            return None
         start = _START + crc32(raw) % BUCKETS * _BUCKET
         padded = raw.ljust(MAX_ID, b"\0")
         position = self._memory.find(padded, start, start + _BUCKET)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from gtask.worker.ledger import Ledger, Running
 from gtask.worker.marks import MarkTable
 
-TOLD: Final = 1.0
+TOLD: Final = 1.5
 """Seconds that a late job lives on until other hosts are told of it, so that none of them runs it once more."""
 
 
