@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
 from itertools import islice
 from typing import Any, Final, NoReturn
 
-from gtask.codecs.annotations import rule_for
+from gtask.codecs.annotations import Leniently, rule_for
 from gtask.codecs.hints import function_hints
 from gtask.codecs.rules import Mismatch, Rule, apply, optional
 from gtask.codecs.wording import step
 from gtask.errors import BadArguments, ConfigurationError
+
+_ITERATORS: Final = (Iterator, Iterable, Generator, AsyncIterator, AsyncIterable, AsyncGenerator)
+"""What a generator may be annotated to return."""
 
 _PLAIN: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -63,6 +66,7 @@ class Arguments:
         self._compiled = False
         self._required = self._most = 0
         self._simple = False
+        self._yields = inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)
         if func is None:
             return
         try:
@@ -241,5 +245,12 @@ class Arguments:
 
     @property
     def returns(self) -> Any:
-        """The annotation of the result, `Any` without one."""
-        return self.hints.get("return", Any)
+        """The annotation of the result, `Any` without one; a lenient one where types are not checked."""
+        found = list[self.items] if self._yields else self.hints.get("return", Any)  # type: ignore[misc, name-defined]
+        return found if self._typed or found is Any else Leniently(found)
+
+    @property
+    def items(self) -> Any:
+        """The annotation of what a generator yields, `Any` without one; its result is the list of them."""
+        found = self.hints.get("return", Any)
+        return (typing.get_args(found) or (Any,))[0] if typing.get_origin(found) in _ITERATORS else Any

@@ -24,6 +24,13 @@ from gtask.errors import DecodeError
 _WRAPPERS: Final = (typing.Annotated, typing.ClassVar, typing.Final, typing.Required, typing.NotRequired)
 
 
+@dataclasses.dataclass(frozen=True)
+class Leniently:
+    """An annotation that is met where a value fits it; a value that does not stays as it came."""
+
+    annotation: Any
+
+
 def convert(value: Any, annotation: Any, where: str = "") -> Any:
     """Rebuilds a decoded value as its annotation says; returns it as it is where there is nothing to do.
 
@@ -56,6 +63,8 @@ def rule_for(annotation: Any) -> Rule | None:
 def _compile(annotation: Any) -> Rule | None:
     if annotation is Any or annotation is object or annotation is Parameter.empty:
         return None
+    if isinstance(annotation, Leniently):
+        return _lenient_rule(rule_for(annotation.annotation))
     if annotation is None:
         return SCALARS[type(None)]
     origin = typing.get_origin(annotation)
@@ -149,6 +158,19 @@ def _union_rule(annotation: Any, members: tuple[Any, ...]) -> Rule | None:
         raise refuse(annotation, value)
 
     return Rule(call, frozenset().union(*(rule.exact for rule in rules)))
+
+
+def _lenient_rule(rule: Rule | None) -> Rule | None:
+    if rule is None:
+        return None
+
+    def call(value: Any) -> Any:
+        try:
+            return rule.call(value)
+        except Mismatch:
+            return value
+
+    return Rule(call, rule.exact)
 
 
 def _is_named(value: Any) -> bool:

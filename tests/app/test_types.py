@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gtask import App, BadArguments
 from gtask.arguments import COMING, Arguments
+from gtask.codecs import pack, unpack
 from gtask.errors import ConnectFailed
 from tests.app.helpers import ending_of, error_of, foreign, seal
 from tests.unit.samples import Address, Colour, Customer, Level, Line, Node, Opaque, Order, Page, Point, Word
@@ -435,6 +436,17 @@ def test_a_task_may_take_whatever_quacks(app: App) -> None:
     assert seen[1] == (1, [{"sku": "a", "price": "x"}])
     with pytest.raises(BadArguments, match="missing a required argument"):
         feed.delay(1)  # type: ignore[call-arg]
+
+
+def test_then_a_result_that_does_not_fit_is_passed_on_too(app: App) -> None:
+    @app.task(check_arguments=False)
+    def answer(value: Any) -> Line:
+        raise NotImplementedError
+
+    kind = app.returns_of("answer")
+    assert unpack(pack(LINE), kind) == LINE
+    assert unpack(pack(["no line"]), kind) == ["no line"]
+    assert taking(Line).returns is Any
 
 
 def test_an_app_may_leave_the_types_to_its_tasks() -> None:
