@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import selectors
 import signal
@@ -49,10 +50,17 @@ def wait_until(condition: Callable[[], object], timeout: float = 30.0, what: str
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Returns a TCP port of `host` that is free now; no port is given out twice by one process."""
+    """Returns a TCP port of `host` that is free now; no port is given out twice by one process.
+
+    It is none of those that the system gives to outgoing connections: such a one may be taken before whom it was meant
+    for has started, or while a server that is started again on its port is away.
+    """
     for _ in range(100):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.bind((host, 0))
+            try:
+                probe.bind((host, _chance.choice(_PORTS)))
+            except OSError:
+                continue  # somebody has it
             port = int(probe.getsockname()[1])
         with _ports_lock:
             if port not in _ports_given:
@@ -61,6 +69,10 @@ def free_port(host: str = "127.0.0.1") -> int:
     raise OSError(f"No free port was found on {host}.")
 
 
+_PORTS = range(12_000, 32_000)
+"""Below the ports of outgoing connections, which begin at 32768 on Linux and at 49152 elsewhere."""
+
+_chance = random.SystemRandom()  # processes that were forked, or start together, do not choose alike
 _ports_given: set[int] = set()  # bounded by the number of ports there are
 _ports_lock = threading.Lock()
 
