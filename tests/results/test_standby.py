@@ -166,7 +166,7 @@ def serving_beside(service: ResultsService) -> Iterator[None]:
         assert not thread.is_alive()
 
 
-@pytest.mark.parametrize("name", ["somebody", service_name("elder", 1, 1.0)])
+@pytest.mark.parametrize("name", ["somebody", service_name("elder", 1, 1.0)], ids=["somebody", "elder"])
 def test_a_service_that_serves_steps_back_from_an_elder_one(
     any_server: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
