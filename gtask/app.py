@@ -127,7 +127,13 @@ class App:
         given: dict[str, Any] = dict(options)
         given.setdefault("namespace", "")
         name = self._name(name, given)
-        made = FunctionTask(self, name, Options.of(name, given), Arguments(None, name), codec)
+        config = Options.of(name, given)
+        if config.is_limited:
+            raise ConfigurationError(
+                f"Task {name!r} lives in a worker of another language, and limits are kept by the worker that runs the "
+                "task: leave out rate_limit and max_concurrency."
+            )
+        made = FunctionTask(self, name, config, Arguments(None, name), codec)
         self.tasks[name] = made
         return made
 

@@ -24,6 +24,7 @@ PriorityName = Literal["high", "normal", "low"]
 Seconds = float | timedelta
 Unique = str | bool | Callable[..., str]
 UniqueUntil = Literal["done", "start"]
+LimitScope = Literal["worker", "cluster"]
 
 
 class CallOptions(TypedDict, total=False):
@@ -36,6 +37,8 @@ class CallOptions(TypedDict, total=False):
     `task_id` is an id of your own instead of a random one: use an id once, for its first result stands and is what
     every later call under it returns. `unique` is for work that may be sent again and again.
     `on_progress(numerator, denominator)`, `on_data(bytes)` and `on_warning(bytes)` hear of a foreground call live.
+    `window` is how many items a stream's generator may be ahead of its reader. `resume` says that it yields the same
+    items each time: when its worker is lost, the stream goes on with a second run.
     """
 
     countdown: Seconds | None
@@ -57,6 +60,8 @@ class CallOptions(TypedDict, total=False):
     on_progress: Callable[[int, int], object]
     on_data: Callable[[bytes], object]
     on_warning: Callable[[bytes], object]
+    window: int
+    resume: bool
 
 
 CALL_OPTIONS: Final = frozenset(CallOptions.__annotations__)
@@ -81,6 +86,8 @@ class TaskOptions(TypedDict, total=False):
     time_limit: float | None
     soft_time_limit: float | None
     rate_limit: str | float | None
+    max_concurrency: int | None
+    limit_scope: LimitScope
     expires: Seconds | None
     unique: Unique | None
     unique_until: UniqueUntil
@@ -101,6 +108,9 @@ class Options:
     time_limit: float | None = None
     soft_time_limit: float | None = None
     rate_limit: str | float | None = None
+    max_concurrency: int | None = None
+    limit_scope: LimitScope = "worker"
+    """Who keeps the two limits together: the processes of one worker, or all workers, which the result store counts."""
     expires: float | None = None
     unique: Unique | None = None
     unique_until: UniqueUntil = "done"
@@ -110,6 +120,16 @@ class Options:
     """With `signing_keys`: whether bare JSON, text and bytes are taken from callers who do not sign."""
     check_arguments: bool | None = None
     """Whether arguments must fit the annotations (docs/types.md); None goes by the App's setting of that name."""
+
+    @property
+    def rate(self) -> float | None:
+        """`rate_limit` in starts per second, None without one."""
+        return None if self.rate_limit is None else rate_of(self.rate_limit)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether a worker does not take all jobs of the task that it could run."""
+        return self.rate_limit is not None or self.max_concurrency is not None
 
     @classmethod
     def of(cls, name: str, given: Mapping[str, Any], also: Iterable[str] = ()) -> Self:
@@ -128,9 +148,8 @@ class Options:
                 own[key] = _positive(name, key, own[key])
         if own.get("codec", "auto") not in CODECS:
             raise ConfigurationError(f"Task {name!r}: codec={own['codec']!r}; use one of {', '.join(CODECS)}.")
-        for key in _UNIQUE_CHECKS:
-            check, wanted = _UNIQUE_CHECKS[key]
-            if own.get(key) is not None and not check(own[key]):
+        for key, (check, wanted) in (_UNIQUE_CHECKS | _LIMIT_CHECKS).items():
+            if key in own and not (check(own[key]) or (own[key] is None and key not in _NEVER_NONE)):
                 raise ConfigurationError(f"Task {name!r}: {key}={own[key]!r}; write {wanted}.")
         soft, hard = own.get("soft_time_limit"), own.get("time_limit")
         if soft is not None and hard is not None and soft >= hard:
@@ -167,7 +186,39 @@ def _is_span(value: Any) -> bool:
     return isinstance(number, int | float) and type(number) is not bool and isfinite(number)
 
 
-_UNIQUE_CHECKS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+def rate_of(value: str | float) -> float:
+    """Reads a rate, "10/s", "100/m", "3600/h" or a number per second, as starts per second.
+
+    Raises `ValueError` for what is none, or is not above zero.
+    """
+    number, _, unit = value.partition("/") if isinstance(value, str) else (value, "", "s")
+    rate = float(number) / _UNITS[unit.strip() or "s"] if type(value) is not bool else 0.0
+    if not (isfinite(rate) and rate > 0.0):
+        raise ValueError(f"{value!r} is no rate above zero")
+    return rate
+
+
+def _is_rate(value: Any) -> bool:
+    try:
+        return rate_of(value) > 0.0
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+_LIMIT_CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "rate_limit": (_is_rate, "how many starts there may be, as '10/s', '100/m', '3600/h' or a number per second"),
+    "max_concurrency": (
+        lambda value: type(value) is int and 0 < value <= 1_000_000,
+        "how many may run at once, or None for no limit",
+    ),
+    "limit_scope": (lambda value: value in ("worker", "cluster"), "'worker' or 'cluster'"),
+}
+
+_NEVER_NONE: Final = ("limit_scope", "unique_until")
+
+_UNIQUE_CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "unique": (
         lambda value: type(value) is bool or callable(value) or (isinstance(value, str) and value != ""),
         "a key, True for all arguments, or a function of the arguments that returns a key",

@@ -19,6 +19,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 from gtask.errors import ConfigurationError, GtaskError
 from gtask.guard import Guard
 from gtask.housekeeper import FUNCTIONS, LANES, SLOTS, Housekeeper
+from gtask.limits import Counters, Limits, check_scopes
 from gtask.repeats import Repeats
 from gtask.reporting import JobReporter
 from gtask.results.service import ResultsService
@@ -97,10 +98,14 @@ def run_worker(app: App, options: WorkerOptions) -> int:
     forks = options.pool in ("prefork", "solo")
     _check_limits(app, options)
     _check_store(app)
+    check_scopes(app)
     processes, slots = (options.slots, 1) if forks else (1, options.slots)
     ledger = Ledger(2 * processes * slots)
     marks = MarkTable()
-    main = partial(_hooked, app, partial(_run_pool, app, options, name, ledger, marks))
+    counters = Counters.of(app, processes, slots, fresh_unique())
+    if counters is not None:
+        ledger.cleared = counters.gone
+    main = partial(_hooked, app, partial(_run_pool, app, options, name, ledger, marks, counters))
     housekeeper = partial(_hooked, app, partial(_run_housekeeper, app, options, name, ledger, marks))
     roles = [
         Role(options.pool, processes, main, slots=slots, stops=STOPS[options.pool]),
@@ -202,29 +207,40 @@ def _prepare(driver: BlockingDriver, child: Child) -> None:
     driver.watch(child.supervisor_pipe, orphaned)
 
 
-def _run_pool(app: App, options: WorkerOptions, name: str, ledger: Ledger, marks: MarkTable, child: Child) -> None:
+def _run_pool(
+    app: App,
+    options: WorkerOptions,
+    name: str,
+    ledger: Ledger,
+    marks: MarkTable,
+    counters: Counters | None,
+    child: Child,
+) -> None:
+    limits = Limits(app, counters, child.slots)
     if options.pool == "async":
         backend_options = {"use_uvloop": True} if options.backend == "uvloop" else {}
         backend = "trio" if options.backend == "trio" else "asyncio"
-        main = partial(_run_async, app, options, name, ledger, marks, child)
+        main = partial(_run_async, app, options, name, ledger, marks, limits, child)
         anyio.run(main, backend=backend, backend_options=backend_options)
         return
     guard = Guard(ledger, child.slots, options.max_crashes)
     slots = options.slots if options.pool == "thread" else 1
     runner = Runner(app, f"{name}:{os.getpid()}")
     core_options = CoreOptions(slots, options.prefetch, client_id=_client_id(name, child))
-    core = _core(app, runner.functions, child, name, core_options)
+    core = _core(app, runner.functions, child, name, core_options, limits.lanes(runner.functions))
     if app.settings.skip_completed:
         runner.repeats = Repeats(app, core, ledger)
     runner.revocations = Revocations(app, marks, ledger)
     with BlockingDriver(core, app.settings.tls, child.ready, quiet=child.index > 0) as driver:
         _prepare(driver, child)
+        limits.begin(driver.wake)
         run = partial(_run_job, runner, driver, guard, options.pool != "thread")
         if options.pool == "thread":
             ThreadPool(driver, run, slots, options.max_tasks_per_child, runner.close_loop).serve()
         else:
             SoloPool(driver, run, options.max_tasks_per_child).serve()
             runner.close_loop()
+        limits.end()
     app.close()
 
 
@@ -266,12 +282,18 @@ class _Reporter(JobReporter):
 
 
 async def _run_async(
-    app: App, options: WorkerOptions, name: str, ledger: Ledger, marks: MarkTable, child: Child
+    app: App,
+    options: WorkerOptions,
+    name: str,
+    ledger: Ledger,
+    marks: MarkTable,
+    limits: Limits,
+    child: Child,
 ) -> None:
     guard = Guard(ledger, child.slots, options.max_crashes)
     runner = Runner(app, f"{name}:{os.getpid()}", in_loop=True)
     core_options = CoreOptions(options.slots, options.prefetch, client_id=_client_id(name, child))
-    core = _core(app, runner.functions, child, name, core_options)
+    core = _core(app, runner.functions, child, name, core_options, limits.lanes(runner.functions))
     if app.settings.skip_completed:
         runner.repeats = Repeats(app, core, ledger)
     runner.revocations = Revocations(app, marks, ledger, options.backend)
@@ -295,7 +317,9 @@ async def _run_async(
         group.start_soon(_obey, driver, told)
         group.start_soon(_watch_supervisor, driver, child)
         group.start_soon(runner.revocations.watch)
+        limits.begin(partial(anyio.from_thread.run_sync, driver.wake, token=loop))
         await driver.serve()
+        await anyio.to_thread.run_sync(limits.end)
         group.cancel_scope.cancel()
     await app.aclose()
 

@@ -49,6 +49,7 @@ class AsyncDriver:
         self._tls = tls
         self._max_jobs = max_jobs
         self._taken = 0
+        self._told = False
         self._on_connected = on_connected
         self._connections: dict[Link, Connection] = {}
         self._to_write: dict[Link, anyio.Event] = {}
@@ -87,14 +88,34 @@ class AsyncDriver:
 
     def stop(self) -> None:
         """Takes no more jobs; call it in the loop."""
+        self._told = True
         self.core.stopping = True
-        self._wake()
+        self.wake()
 
     def put_off(self, job: Job, delay: float) -> bool:
         """Lets a job run again after `delay` seconds, without a slot; false when too many wait already."""
         done = self.core.put_off(job, time.monotonic() + delay)
-        self._wake()
+        self.wake()
         return done
+
+    def lend(self, job: Job) -> bool:
+        """Lends out the slot of a job that waits for another job; false when too many are lent out already."""
+        if not self.core.lend(job):
+            return False
+        self._look_at_end()
+        self._advance()
+        return True
+
+    def take_back(self, job: Job) -> None:
+        """Ends `lend`."""
+        self.core.take_back(job)
+        self._look_at_end()
+
+    def _look_at_end(self) -> None:
+        """Stops after `max_jobs`, unless one waits for another that perhaps nobody else would run."""
+        if 0 < self._max_jobs <= self._taken and not self._told:
+            self.core.stopping = not self.core.lent
+            self._changed.set()
 
     def report(self, job: Job, send: Callable[[], None]) -> bool:
         """Sends something about a running job (`send` queues it); false when its connection is gone."""
@@ -118,7 +139,7 @@ class AsyncDriver:
             waiting -= 1
         if waiting > 0:
             if group is None:
-                self._wake()
+                self.wake()
                 return
             for _ in range(waiting):
                 job = self._take()
@@ -130,8 +151,7 @@ class AsyncDriver:
         if job is not None:
             job.started = time.monotonic()
             self._taken += 1
-            if self._taken == self._max_jobs:
-                self.stop()
+            self._look_at_end()
         return job
 
     async def _work(self, job: Job | None) -> None:
@@ -143,7 +163,7 @@ class AsyncDriver:
                 self._advance()
                 job = self._take()
             if self.core.stopping:
-                self._wake()
+                self.wake()
             free = anyio.Event()
             self._idle.append(free)
             await free.wait()
@@ -151,7 +171,8 @@ class AsyncDriver:
 
     # --- bytes -----------------------------------------------------------------------------------------------
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Looks what can go on; call it in the loop."""
         self._changed.set()
 
     def _write(self, link: Link) -> None:
@@ -167,7 +188,7 @@ class AsyncDriver:
                 self._said_unreachable.add(link)
                 log.warning("%s Trying again until it answers.", error)
             self.core.closed(link, time.monotonic())
-            self._wake()
+            self.wake()
             return
         self._said_unreachable.discard(link)
         self._connections[link] = connection
@@ -176,7 +197,7 @@ class AsyncDriver:
         log.info("Connected to %s.", link.server)
         if self._on_connected is not None:
             self._on_connected()
-        self._wake()
+        self.wake()
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._write_all, link, connection)
@@ -185,7 +206,7 @@ class AsyncDriver:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._drop(link)
-            self._wake()
+            self.wake()
 
     async def _read_all(self, link: Link, connection: Connection) -> None:
         while True:
@@ -212,7 +233,7 @@ class AsyncDriver:
         since = link.pulse.heard
         answered = await aprobe(link.server, CONNECT_TIMEOUT, self._tls)
         self.core.probed(link, since, answered, time.monotonic())
-        self._wake()
+        self.wake()
 
     async def _write_all(self, link: Link, connection: Connection) -> None:
         while True:

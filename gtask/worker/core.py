@@ -25,6 +25,7 @@ from gtask.protocol import Event, JobAssigned, NoJob, Noop, WorkerProtocol, Work
 from gtask.protocol.codec import MAX_BODY
 from gtask.types import Server, Submission
 from gtask.worker.endings import Endings, join_items
+from gtask.worker.gate import Gate
 from gtask.worker.job import Ending, Job
 from gtask.worker.link import Lane, Link
 from gtask.worker.load import Load
@@ -87,6 +88,9 @@ class WorkerCore:
         self._put_off: list[tuple[float, int, Job]] = []
         self._count = count()
         self._first = 0
+        self._gates = [lane.gate for lane in lanes if lane.gate is not None]
+        self._shut: list[Gate] = []
+        """The gates that were closed when a job of their lane was last wanted."""
 
     def __repr__(self) -> str:
         state = "stopping" if self.stopping else "serving"
@@ -138,6 +142,8 @@ class WorkerCore:
             self._handle(link, protocol.receive_eof(), now)
             for job in [*self.backlog, *self.running, *(entry[2] for entry in self._put_off)]:
                 job.lost = job.lost or job.link is link
+            if link.lane.gate is not None:
+                self._leave(link, now)
             self.backlog = deque(job for job in self.backlog if not job.lost)
             self.load.recount(self.backlog)
             self._put_off = [entry for entry in self._put_off if not entry[2].lost]
@@ -162,10 +168,14 @@ class WorkerCore:
                 job = Job(link, event.handle, event.function, event.unique, event.workload)
                 link.window = min(link.window * 2, link.lane.window)
                 link.count_turn(event.function)
+                link.entered = False
                 self.load.queued(job)
                 self.backlog.append(job)
             elif isinstance(event, NoJob):
                 link.window = 1
+                if link.entered and link.lane.gate is not None:
+                    link.entered = False
+                    link.lane.gate.nothing(now)
                 self._found_nothing(link, now)
             elif isinstance(event, Noop):
                 link.window = 1
@@ -183,6 +193,16 @@ class WorkerCore:
         else:
             link.resting = True
         link.plan_poll(now, self._poll_interval(link))
+
+    def _leave(self, link: Link, now: float) -> None:
+        """Gives back to its gate what a lane's connection had, but for the jobs that run on."""
+        assert link.lane.gate is not None
+        if link.entered:
+            link.entered = False
+            link.lane.gate.nothing(now)
+        for job in [*self.backlog, *(entry[2] for entry in self._put_off)]:
+            if job.link is link:
+                link.lane.gate.ended(now)
 
     def _poll_interval(self, link: Link) -> float:
         return self.options.poll_interval if link.lane.look is None else link.lane.look
@@ -203,6 +223,8 @@ class WorkerCore:
         self.running.discard(job)
         if job.started:
             self.load.measured(job.function, now - job.started)
+        if job.link.lane.gate is not None:
+            job.link.lane.gate.ended(now)
         self.endings.now = now
         if job.lost:
             self.endings.ended_late(job, ending)
@@ -217,6 +239,8 @@ class WorkerCore:
         job.attempt += 1
         if not job.lost:
             heapq.heappush(self._put_off, (until, next(self._count), job))
+        elif job.link.lane.gate is not None:
+            job.link.lane.gate.ended(self.endings.now)
         return True
 
     def submit(self, link: Link, submission: Submission, on_event: Callable[[Event], None]) -> bool:
@@ -243,8 +267,12 @@ class WorkerCore:
             if link.protocol is not None and not link.protocol.closed:
                 self.endings.flush(link)
                 self._keep_alive(link, now)
+        self._shut.clear()
         if not self.stopping:
             self._grab(now)
+        for gate in self._gates:
+            if gate not in self._shut:
+                gate.rest(now)
 
     def _keep_alive(self, link: Link, now: float) -> None:
         protocol = link.protocol
@@ -256,7 +284,10 @@ class WorkerCore:
             link.window = 1
             if self._wanted(0) > 0 and link.room > 0:
                 link.resting = False
-                protocol.grab()
+                if link.lane.gate is None:
+                    protocol.grab()
+                else:
+                    link.roused = True
 
     def suspects(self, now: float) -> list[Link]:
         """The silent links whose job server the driver is to ask over a second connection; it says `probed` then."""
@@ -297,10 +328,23 @@ class WorkerCore:
                     continue
                 link.next_turn()
             asked = min(wanted, link.room)
+            if link.lane.gate is not None and asked > 0:
+                asked = self._pass(link, link.lane.gate, now)
             if asked > 0:
                 protocol.grab(asked)
                 wanted -= asked
                 self._first = (self._first + index + 1) % count
+
+    def _pass(self, link: Link, gate: Gate, now: float) -> int:
+        """How many jobs to ask for behind a gate: one after the other, so that none of them waits here for a slot."""
+        if link.entered or any(job.link is link for job in self.backlog):
+            return 0
+        if not gate.enter(now):
+            self._shut.append(gate)
+            return 0
+        link.entered = True
+        link.roused = False
+        return 1
 
     def _wanted(self, outstanding: int) -> int:
         if self.full:
@@ -313,6 +357,8 @@ class WorkerCore:
         if self._put_off:
             due = min(due, self._put_off[0][0])
         due = min(due, self.endings.retry_at, self.endings.orphans.due(now))
+        for gate in self._shut:
+            due = min(due, max(gate.again(now), now + 0.001))
         for link in self.links:
             if link.protocol is None:
                 if not link.connecting:

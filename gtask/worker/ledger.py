@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -78,6 +78,8 @@ class Ledger:
         self._turns_at = self._told_at + BUCKETS * PLACES * _TOLD.size
         self._teller_at = self._turns_at + BUCKETS
         self._memory = mmap.mmap(-1, self._teller_at + 1)
+        self.cleared: Callable[[range], object] | None = None
+        """For whoever keeps more of a process by its slots: called when it is gone."""
 
     def __repr__(self) -> str:
         return f"<Ledger {self.slots} slots, {self._count} blamed>"
@@ -130,6 +132,8 @@ class Ledger:
         """Empties the slots of a process that is gone."""
         for slot in slots:
             self.end(slot)
+        if self.cleared is not None:
+            self.cleared(slots)
 
     def blame(self, job: Running, timed_out: bool = False) -> int:
         """Counts one crash for a job, or notes that it was killed for its time; returns its crashes."""

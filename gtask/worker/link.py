@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from gtask.protocol import WorkerProtocol
 from gtask.types import Server
+from gtask.worker.gate import Gate
 from gtask.worker.job import Ending, Job
 from gtask.worker.pulse import Pulse
 
@@ -30,13 +31,14 @@ class Lane(NamedTuple):
 
     Functions that must not wait for each other have lanes of their own; None is no bound but the slots. A lane with a
     `look` never sleeps, and so is woken for nothing: it is looked through every so many seconds, jittered. `window` is
-    how many grabs are under way at once.
+    how many grabs are under way at once. A lane with a `gate` has one, as long as the gate lets it.
     """
 
     functions: tuple[str, ...]
     most: int | None = None
     look: float | None = None
     window: int = MAX_WINDOW
+    gate: Gate | None = None
 
 
 class Link:
@@ -54,6 +56,10 @@ class Link:
         self.poll_at = 0.0
         self.resting = False
         """Whether a lane that never sleeps waits for its next look."""
+        self.entered = False
+        """Whether a grab is under way for which the lane's gate has given leave."""
+        self.roused = False
+        """Whether it is to be looked for work, as soon as the gate lets it, though nobody has woken it."""
         self.untimed_until = 0.0
         """Until when this job server is known to take no jobs for a later time."""
         self.window = 1
@@ -73,7 +79,7 @@ class Link:
         self.opened_at = now
         self.pulse.beat(now)
         self.window = 1
-        self.resting = False
+        self.resting = self.entered = self.roused = False
         self.untimed_until = 0.0
         self.batches.clear()
         self.batches_under_way.clear()
@@ -97,7 +103,7 @@ class Link:
     @property
     def waits(self) -> bool:
         """Whether nothing is grabbed over this connection before it is woken, or its time for a look has come."""
-        return self.resting or (self.protocol is not None and self.protocol.asleep)
+        return not self.roused and (self.resting or (self.protocol is not None and self.protocol.asleep))
 
     @property
     def room(self) -> int:
