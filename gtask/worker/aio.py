@@ -137,6 +137,8 @@ class AsyncDriver:
         while waiting > 0 and self._idle:
             self._idle.popleft().set()
             waiting -= 1
+        if core.shut and group is None:
+            self.wake()
         if waiting > 0:
             if group is None:
                 self.wake()

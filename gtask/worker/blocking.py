@@ -159,6 +159,8 @@ class BlockingDriver:
             if flush:
                 self.core.pump(now)
                 self._send_all()
+                if self._waiting and self.core.shut:
+                    self.wake()
 
     def let_go(self, job: Job) -> None:
         """Frees the slot of a job whose connection is gone, of which there is nothing to report."""

@@ -108,6 +108,11 @@ class WorkerCore:
         return bool(self.backlog) and len(self.running) < self.options.slots
 
     @property
+    def shut(self) -> bool:
+        """Whether a gate was closed when a job was last wanted, so that the next `deadline` may be near."""
+        return bool(self._shut)
+
+    @property
     def connected(self) -> int:
         """How many job servers are connected."""
         return sum(link.protocol is not None for link in self.links)
