@@ -55,9 +55,9 @@ def make(servers: Any = None, results: Any = None) -> App:
         return text.upper()
 
     @app.task(bind=True, max_retries=3)
-    def again(ctx: TaskContext) -> str:
+    def again(ctx: TaskContext, delay: float = 0.5) -> str:
         if ctx.retries == 0:
-            raise Retry(delay=0.5)
+            raise Retry(delay)
         return "done"
 
     return app

@@ -18,6 +18,7 @@ from gtask import App, ServerError
 from gtask.cli.checks import diagnose, queue_of
 from gtask.cli.probing import examine
 from gtask.errors import DecodeError
+from gtask.publish import LATER, SOON
 from gtask.testing.databases import HOST, USER, Database
 from gtask.testing.processes import JobServerProgram, gearmand, worker
 from gtask.testing.programs import wait_until
@@ -87,6 +88,36 @@ def test_a_retry_waits_its_time_on_redis_all_the_same(redis_queue: Database, sto
         sent = time.time()
         assert app.tasks["again"].delay().get(timeout=LIMIT) == "done"
         assert time.time() >= sent + 0.5
+
+
+def test_a_long_retry_on_redis_is_held_and_does_not_go_round_and_round(redis_queue: Database, store: str) -> None:
+    """It would come again at once, each time; and a worker that is stopped gives it back at once."""
+    with on_redis(redis_queue, store) as (server, app):
+        with worker("tests.queues.app:app", cwd=ROOT, servers=server.url, env={"QUEUES_RESULTS": store}) as program:
+            app.tasks["again"].delay(90.0)
+            # Once it goes round: then it is known that this job server takes no times. Its first unique ends in d0.
+            wait_until(lambda: _waits(redis_queue) and not _waits(redis_queue)[0].endswith("d0"), LIMIT, "a round")
+            wait_until(lambda: _running(server, LATER) == 1, LIMIT, "the job in the worker's hands")
+            held = _waits(redis_queue)
+            # Each of these takes about as long as the job would need to go round again.
+            for _ in range(3):
+                assert app.tasks["again"].delay(1.0).get(timeout=LIMIT) == "done"
+            assert _waits(redis_queue) == held
+            assert _running(server, LATER) == 1
+            program.terminate()
+            assert program.wait(LIMIT) == 0
+            assert "did not finish in time" not in program.tail(1000)
+        assert len(_waits(redis_queue)) == 1
+
+
+def _waits(database: Database) -> list[str]:
+    """The keys in Redis of the jobs that wait for their time."""
+    return [key for key in database.run("KEYS *") if LATER in key and SOON not in key]
+
+
+def _running(server: JobServerProgram, function: str) -> int:
+    rows = (line.split("\t") for line in server.admin("status"))
+    return next((int(row[2]) for row in rows if row[0] == function), 0)
 
 
 def taken(database: Database) -> set[str]:

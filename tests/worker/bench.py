@@ -10,7 +10,7 @@ from gtask.server.state import Settings
 from gtask.types import Server
 from gtask.worker.core import CoreOptions, WorkerCore
 from gtask.worker.job import Ending, Job
-from gtask.worker.link import Link
+from gtask.worker.link import Lane, Link
 from tests.conformance.targets import MemoryTalker, MemoryTarget
 
 _SUBMIT = {
@@ -23,7 +23,13 @@ _SUBMIT = {
 class Bench:
     """`servers` engines and one worker core, at a time that only the test moves."""
 
-    def __init__(self, functions: Sequence[str] = ("f",), options: CoreOptions | None = None, servers: int = 1) -> None:
+    def __init__(
+        self,
+        functions: Sequence[str] = ("f",),
+        options: CoreOptions | None = None,
+        servers: int = 1,
+        lanes: Sequence[Lane] = (),
+    ) -> None:
         self.now = 1000.0
         self.targets = [MemoryTarget(Settings()) for _ in range(servers)]
         self._uniques = count()
@@ -33,13 +39,15 @@ class Bench:
             options or CoreOptions(),
             lambda: 0.5,
             lambda: f"carrier{next(self._uniques)}",
+            lanes,
         )
         self.talkers: dict[Link, MemoryTalker] = {}
         self.clients = [target.connect() for target in self.targets]
 
     def target_of(self, link: Link) -> MemoryTarget:
         """The engine behind a link."""
-        return self.targets[self.core.links.index(link)]
+        each = len(self.core.links) // len(self.targets)
+        return self.targets[self.core.links.index(link) // each]
 
     def connect(self) -> None:
         """Opens what the core wants opened."""
