@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from gtask.app import App
-    from gtask.canvas import Chain, Chord, Group, Signature, chain, chord, group, signature
+    from gtask.canvas import Chain, Chord, Group, GroupChain, chain, chord, group, signature
     from gtask.context import TaskContext, current_task
     from gtask.errors import (
         BadArguments,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from gtask.progress import Progress
     from gtask.result import AsyncResult
     from gtask.retry import Retry
+    from gtask.signatures import Signature
     from gtask.states import State
     from gtask.task import Task
     from gtask.transport.tls import TLS
@@ -60,6 +61,7 @@ __all__ = [
     "Chain",
     "Chord",
     "Group",
+    "GroupChain",
     "Signature",
     "chain",
     "chord",
@@ -99,12 +101,13 @@ __all__ = [
 _ERRORS: Final = "gtask.errors"
 _HOMES: Final = {  # names that are in none of these are errors
     "gtask.app": "App",
-    "gtask.canvas": "Chain Chord Group Signature chain chord group signature",
+    "gtask.canvas": "Chain Chord Group GroupChain chain chord group signature",
     "gtask.context": "TaskContext current_task",
     "gtask.group_result": "GroupResult",
     "gtask.progress": "Progress",
     "gtask.result": "AsyncResult",
     "gtask.retry": "Retry",
+    "gtask.signatures": "Signature",
     "gtask.states": "State",
     "gtask.task": "Task",
     "gtask.transport.tls": "TLS",

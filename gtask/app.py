@@ -8,32 +8,35 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from gtask.arguments import Arguments
-from gtask.canvas import Signature
+from gtask.canvas import Chunks, chunks, combine
 from gtask.context import TaskContext
 from gtask.errors import ConfigurationError, DuplicateTask, UnknownTask
-from gtask.group_result import GroupResult
 from gtask.letters import SUFFIX
 from gtask.message import new_task_id
 from gtask.middleware import default_middleware
 from gtask.middleware.base import Middleware, Stack
 from gtask.options import CallOptions, Codec, Options, check_name
+from gtask.plain import from_plain
 from gtask.publish import Publisher
 from gtask.result import AsyncResult as Handle
 from gtask.results import open_store
 from gtask.results.base import ResultStore
+from gtask.sendable import Canvas
 from gtask.sending import AsyncSender, Sender
 from gtask.settings import Settings, SettingsDict
+from gtask.signatures import Signature
 from gtask.states import State
 from gtask.task import AsyncTask, BaseTask, FunctionTask, Task
 from gtask.types import JobStatus, Server, parse_servers
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 Hook = TypeVar("Hook", bound=Callable[[], object])
 
 RESERVED = "gtask."
@@ -185,11 +188,55 @@ class App:
         task = self.tasks.get(name or "")
         return Any if task is None else task.arguments.returns
 
+    def task_named(self, name: str) -> BaseTask[..., Any]:
+        """The task of this name, or one of which no more than its name is known: its code need not be here."""
+        return self.tasks.get(name) or BaseTask(self, check_name(name), Options(), Arguments(None, name))
+
+    # --- canvas ----------------------------------------------------------------------------------------------
+
+    @overload
+    def signature(
+        self,
+        task: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        immutable: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> Signature[Any]: ...
+    @overload
+    def signature(self, task: Mapping[str, Any] | Canvas) -> Canvas: ...
+    def signature(
+        self,
+        task: str | Mapping[str, Any] | Canvas,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        immutable: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> Any:
+        """A signature of a task by its name, whose code need not be here; or a canvas anew from ``dict(canvas)``."""
+        if isinstance(task, str):
+            made: Signature[Any] = Signature(self.task_named(task), tuple(args), kwargs or {}, {}, immutable)
+            return made.set(**options) if options else made
+        return task if isinstance(task, Canvas) else from_plain(self, task)
+
     def signature_of(
         self, task: BaseTask[..., R], args: tuple[Any, ...], kwargs: Mapping[str, Any], immutable: bool
     ) -> Signature[R]:
         """A signature of one of this App's tasks; `task.s(...)` is the way to write it."""
         return Signature(task, args, kwargs, {}, immutable)
+
+    def signature_over(self, task: BaseTask[..., R], kind: str, items: Iterable[Any] | None) -> Signature[list[R]]:
+        """A signature of a task that runs over a list; `task.map(...)` is the way to write it."""
+        made: Signature[Any] = Signature(task, () if items is None else (list(items),), {}, {}, False, kind)
+        return made
+
+    def chunks_of(self, task: BaseTask[..., R], items: Iterable[Sequence[Any]], size: int) -> Chunks[list[R]]:
+        """A group of parts of a list; `task.chunks(...)` is the way to write it."""
+        return chunks(task, items, size)
+
+    def combine(self, first: Any, second: Any) -> Any:
+        """What ``first | second`` is."""
+        return combine(first, second)
 
     # --- sending ---------------------------------------------------------------------------------------------
 
@@ -201,7 +248,7 @@ class App:
         **options: Unpack[CallOptions],
     ) -> Handle[Any]:
         """Sends a task by its name alone, as a background job: its code need not be here."""
-        return self.send_steps([self._by_name(name, args, kwargs).set(**options)])
+        return self.send(self.signature(name, args, kwargs, **options))
 
     async def asend_task(
         self,
@@ -211,34 +258,19 @@ class App:
         **options: Unpack[CallOptions],
     ) -> Handle[Any]:
         """`send_task` for async code."""
-        return await self.asend_steps([self._by_name(name, args, kwargs).set(**options)])
-
-    def _by_name(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Signature[Any]:
-        task = self.tasks.get(name) or BaseTask(self, check_name(name), Options(), Arguments(None, name))
-        task.arguments.check(tuple(args), dict(kwargs or {}))
-        return Signature(task, tuple(args), dict(kwargs or {}))
+        return await self.asend(self.signature(name, args, kwargs, **options))
 
     def send(self, step: Signature[R]) -> Handle[R]:
         """Sends one signature as a background job; `delay` is the way to write it."""
-        return self._sender.send([step])
+        return self._sender.send(step)
 
-    def send_steps(self, steps: Sequence[Signature[Any]]) -> Handle[Any]:
-        """Sends signatures as a chain; returns the handle of the last."""
-        return self._sender.send(steps)
+    def send_canvas(self, canvas: Canvas) -> Any:
+        """Sends a chain, a group or a chord, and returns its handle; `delay` is the way to write it."""
+        return self._sender.send_canvas(canvas)
 
-    def send_group(self, members: Sequence[Sequence[Signature[Any]]]) -> GroupResult[Any]:
-        """Sends chains side by side, in one go."""
-        return self._sender.send_group(members)
-
-    def send_chord(self, members: Sequence[Sequence[Signature[Any]]], body: Sequence[Signature[Any]]) -> Handle[Any]:
-        """Sends a chord; `chord(...).delay()` is the way to write it."""
-        return self._sender.send_chord(members, body)
-
-    async def asend_chord(
-        self, members: Sequence[Sequence[Signature[Any]]], body: Sequence[Signature[Any]]
-    ) -> Handle[Any]:
-        """`send_chord` for async code."""
-        return await self._async_sender.send_chord(members, body)
+    async def asend_canvas(self, canvas: Canvas) -> Any:
+        """`send_canvas` for async code."""
+        return await self._async_sender.send_canvas(canvas)
 
     def call(self, step: Signature[Any]) -> Any:
         """Runs one signature as a foreground job and returns its answer; `Task.call` is the way to write it."""
@@ -246,15 +278,7 @@ class App:
 
     async def asend(self, step: Signature[R]) -> Handle[R]:
         """`send` for async code."""
-        return await self._async_sender.send([step])
-
-    async def asend_steps(self, steps: Sequence[Signature[Any]]) -> Handle[Any]:
-        """`send_steps` for async code."""
-        return await self._async_sender.send(steps)
-
-    async def asend_group(self, members: Sequence[Sequence[Signature[Any]]]) -> GroupResult[Any]:
-        """`send_group` for async code."""
-        return await self._async_sender.send_group(members)
+        return await self._async_sender.send(step)
 
     async def acall(self, step: Signature[Any]) -> Any:
         """`call` for async code."""

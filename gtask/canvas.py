@@ -1,209 +1,104 @@
-"""Signatures, chains and groups: calls as values, to be combined and sent later. Design, section 2.
-
-All of them are frozen: what looks like a change gives a new one. They hold their App through their tasks, so there
-is no global one.
-"""
+"""Chains, groups and chords: calls combined, nested in any depth, to be sent later. Design, section 2."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from gtask.errors import ConfigurationError
-from gtask.message import SignatureData, check_task_id, new_task_id
-from gtask.options import CALL_OPTIONS, CallOptions, check_call, refuse_unknown
+from gtask.options import CallOptions
+from gtask.sendable import Canvas, Grouped, Linkable, Sendable, as_canvas
+from gtask.signatures import Signature, identity, lay_out
 from gtask.task import BaseTask
 
 if TYPE_CHECKING:
     from gtask.app import App
-    from gtask.group_result import GroupResult
-    from gtask.result import AsyncResult
 
 R = TypeVar("R")
 S = TypeVar("S")
 
 
-class Sendable(Generic[R]):
-    """What can be sent as background jobs: a signature or a chain of them."""
+@dataclass(frozen=True, eq=False)
+class _Sequence:
+    """What chains have in common: nodes one after the other."""
+
+    nodes: tuple[Any, ...]
+
+    def __repr__(self) -> str:
+        return " | ".join(repr(node) for node in self.nodes if not _is_identity(node))
 
     @property
     def app(self) -> App:
         """The App of its tasks."""
-        raise NotImplementedError
+        app: App = self.nodes[0].app
+        return app
 
     @property
-    def steps(self) -> tuple[Signature[Any], ...]:
-        """The signatures in the order in which they run."""
-        raise NotImplementedError
+    def flow(self) -> tuple[Any, ...]:
+        """Its nodes."""
+        return self.nodes
 
-    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
-        """Sends it, the arguments in front of those of its first step; returns the handle of its last."""
-        return self.app.send_steps(self._with(args, kwargs))
+    def _at(self, place: int, node: Any) -> Self:
+        nodes = list(self.nodes)
+        nodes[place] = node
+        return replace(self, nodes=tuple(nodes))
 
-    async def adelay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
-        """`delay` for async code."""
-        return await self.app.asend_steps(self._with(args, kwargs))
+    def set(self, **options: Unpack[CallOptions]) -> Self:
+        """A copy with options for its last step, whose handle `delay` returns."""
+        return self._at(-1, self.nodes[-1].set(**options))
 
-    def apply_async(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
-    ) -> AsyncResult[R]:
-        """As `delay`, with options for its first step."""
-        first, *rest = self._with(tuple(args), dict(kwargs or {}))
-        return self.app.send_steps([first.set(**options), *rest])
-
-    async def aapply_async(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
-    ) -> AsyncResult[R]:
-        """`apply_async` for async code."""
-        first, *rest = self._with(tuple(args), dict(kwargs or {}))
-        return await self.app.asend_steps([first.set(**options), *rest])
-
-    def _with(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Signature[Any]]:
-        first, *rest = self.steps
-        if args or kwargs:
-            first = first.clone(args, kwargs)
-        first.task.arguments.check(first.args, dict(first.kwargs))
-        return [first, *rest]
-
-
-@dataclass(frozen=True, eq=False)
-class Signature(Sendable[R]):
-    """A task with arguments and options, not sent yet. Made by `Task.s` and its kin."""
-
-    task: BaseTask[..., Any]
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = None  # type: ignore[assignment]
-    options: Mapping[str, Any] = None  # type: ignore[assignment]
-    immutable: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "kwargs", dict(self.kwargs or {}))
-        object.__setattr__(self, "options", dict(self.options or {}))
-
-    def __repr__(self) -> str:
-        arguments = [*map(repr, self.args), *(f"{key}={value!r}" for key, value in self.kwargs.items())]
-        return f"{self.task.name}({', '.join(arguments)})"
-
-    @property
-    def app(self) -> App:
-        """The App of its task."""
-        return self.task.app
-
-    @property
-    def steps(self) -> tuple[Signature[Any], ...]:
-        """Itself alone."""
-        return (self,)
-
-    def set(self, **options: Unpack[CallOptions]) -> Signature[R]:
-        """A copy with options of the call added; raises `UnknownOption` for one that there is not."""
-        refuse_unknown(options, CALL_OPTIONS, f"A call of {self.task.name}", "a call")
-        check_call(self.task.name, options)
-        if options.get("task_id") is not None:
-            check_task_id(str(options["task_id"]))
-        return replace(self, options={**self.options, **options})
+    def _first(self, options: CallOptions) -> Self:
+        return self._at(0, self.nodes[0]._first(options))
 
     def clone(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
-    ) -> Signature[R]:
-        """A copy with more arguments: positional ones go in front, as the result of a step before would."""
-        copy = replace(self, args=(*args, *self.args), kwargs={**self.kwargs, **(kwargs or {})})
+    ) -> Self:
+        """See `Canvas.clone`."""
+        copy = self._at(0, self.nodes[0].clone(args, kwargs)) if args or kwargs else self
         return copy.set(**options) if options else copy
 
-    def link(self, following: Signature[Any]) -> Signature[R]:
-        """A copy after whose success `following` is sent too, with the result in front of its arguments."""
-        links = [*_listed(self.options.get("link")), as_signature(following)]
-        return replace(self, options={**self.options, "link": links})
+    def link(self, following: Linkable) -> Self:
+        """A copy after whose last step's success `following` is sent too."""
+        return self._at(-1, self.nodes[-1].link(following))
 
-    def link_error(self, following: Signature[Any]) -> Signature[R]:
-        """A copy after whose failure `following` is sent, with a dict that describes it in front of its arguments.
+    def link_error(self, following: Linkable) -> Self:
+        """See `Canvas.link_error`."""
+        # A group's failure is that of what follows it, so that it is told once.
+        last = len(self.nodes) - 1
+        linked = [
+            node.link_error(following) if isinstance(node, Signature) or place == last else node
+            for place, node in enumerate(self.nodes)
+        ]
+        return replace(self, nodes=tuple(linked))
 
-        The dict has the keys id, task, type, message and traceback.
-        """
-        links = [*_listed(self.options.get("link_error")), as_signature(following)]
-        return replace(self, options={**self.options, "link_error": links})
+    def _plain(self) -> dict[str, Any]:
+        return {"chain": [node._plain() for node in self.nodes]}
 
-    def call(self, *args: Any, **kwargs: Any) -> R:
-        """Runs it as a foreground job, as `Task.call`."""
-        (step,) = self._with(args, kwargs)
-        result: R = self.app.call(step)
-        return result
 
-    async def acall(self, *args: Any, **kwargs: Any) -> R:
-        """`call` for async code."""
-        (step,) = self._with(args, kwargs)
-        result: R = await self.app.acall(step)
-        return result
+class Chain(_Sequence, Sendable[R]):
+    """Steps one after the other, each with the result of the one before in front of its arguments.
+
+    A step may be a group: what follows it gets the list of its members' results, once all of them are there.
+    """
+
+
+class GroupChain(_Sequence, Grouped[R]):
+    """A chain that ends with a group: each member of that gets the result of the step before. Has a `GroupResult`."""
 
     @overload
-    def __or__(self, other: BaseTask[Any, S]) -> Chain[S]: ...
+    def __or__(self, other: Group[S] | GroupChain[S]) -> GroupChain[S]: ...
     @overload
-    def __or__(self, other: Sendable[S]) -> Chain[S]: ...
-    def __or__(self, other: Any) -> Chain[Any]:
-        return chain(self, other)
-
-    def data(self, task_id: str = "") -> SignatureData:
-        """The plain values of it, as they travel; raises `ConfigurationError` for an option that cannot."""
-        options = dict(self.options)
-        own = options.pop("task_id", None)
-        for name in ("timeout", "background", "on_progress", "on_data", "on_warning"):
-            options.pop(name, None)
-        for name in ("link", "link_error"):
-            if options.get(name):
-                options[name] = [
-                    step.data(step.new_id()).to_list() for step in map(as_signature, _listed(options[name]))
-                ]
-        return SignatureData(
-            task=self.task.name,
-            args=self.args,
-            kwargs=dict(self.kwargs),
-            options=options,
-            immutable=self.immutable,
-            id=task_id or own or "",
-            codec=self.task.foreign_codec,
-        )
-
-    def new_id(self) -> str:
-        """The id this step will have: the one set by the option `task_id`, or a fresh one."""
-        return str(self.options.get("task_id") or new_task_id(self.task.name, self.app.random_bytes(12)))
+    def __or__(self, other: BaseTask[Any, S] | Sendable[S]) -> Chain[S]: ...
+    def __or__(self, other: Any) -> Any:
+        return combine(self, other)
 
 
 @dataclass(frozen=True, eq=False)
-class Chain(Sendable[R]):
-    """Signatures one after the other, each with the result of the one before in front of its arguments."""
+class Group(Grouped[R]):
+    """What runs side by side: signatures, chains, chords and groups. `delay` submits all that starts in one go."""
 
-    signatures: tuple[Signature[Any], ...]
-
-    def __repr__(self) -> str:
-        return " | ".join(map(repr, self.signatures))
-
-    @property
-    def app(self) -> App:
-        """The App of its tasks."""
-        return self.signatures[0].app
-
-    @property
-    def steps(self) -> tuple[Signature[Any], ...]:
-        """Its signatures."""
-        return self.signatures
-
-    def set(self, **options: Unpack[CallOptions]) -> Chain[R]:
-        """A copy with options for its last step, whose handle `delay` returns."""
-        return Chain((*self.signatures[:-1], self.signatures[-1].set(**options)))
-
-    @overload
-    def __or__(self, other: BaseTask[Any, S]) -> Chain[S]: ...
-    @overload
-    def __or__(self, other: Sendable[S]) -> Chain[S]: ...
-    def __or__(self, other: Any) -> Chain[Any]:
-        return chain(self, other)
-
-
-@dataclass(frozen=True, eq=False)
-class Group(Generic[R]):
-    """Signatures that run side by side. `delay` submits all of them in one go."""
-
-    members: tuple[Sendable[R], ...]
+    members: tuple[Canvas, ...]
 
     def __repr__(self) -> str:
         return f"group({', '.join(map(repr, self.members))})"
@@ -211,7 +106,7 @@ class Group(Generic[R]):
     def __len__(self) -> int:
         return len(self.members)
 
-    def __iter__(self) -> Iterator[Sendable[R]]:
+    def __iter__(self) -> Iterator[Canvas]:
         return iter(self.members)
 
     @property
@@ -219,36 +114,73 @@ class Group(Generic[R]):
         """The App of its tasks."""
         return self.members[0].app
 
+    @property
+    def flow(self) -> tuple[Group[Any], ...]:
+        """Itself alone."""
+        return (self,)
+
+    @property
+    def steps(self) -> tuple[Signature[Any], ...]:
+        """The signatures of all members."""
+        return tuple(step for member in self.members for step in member.steps)
+
+    def check_arguments(self, before: bool = False) -> None:
+        """See `Canvas.check_arguments`."""
+        for member in self.members:
+            member.check_arguments(before)
+
     @overload
-    def __or__(self, other: BaseTask[Any, S]) -> Chord[S]: ...
+    def __or__(self, other: Group[S] | GroupChain[S]) -> GroupChain[S]: ...
     @overload
-    def __or__(self, other: Sendable[S]) -> Chord[S]: ...
-    def __or__(self, other: Any) -> Chord[Any]:
-        return Chord(self, chain(other))
+    def __or__(self, other: BaseTask[Any, S] | Sendable[S]) -> Chord[S]: ...
+    def __or__(self, other: Any) -> Any:
+        return combine(self, other)
 
-    def delay(self, *args: Any, **kwargs: Any) -> GroupResult[R]:
-        """Sends all members, the arguments in front of those of each; returns the handle of all results."""
-        return self.app.send_group([member._with(args, kwargs) for member in self.members])
+    def _each(self, members: Iterable[Any]) -> Self:
+        return replace(self, members=tuple(members))
 
-    async def adelay(self, *args: Any, **kwargs: Any) -> GroupResult[R]:
-        """`delay` for async code."""
-        return await self.app.asend_group([member._with(args, kwargs) for member in self.members])
+    def set(self, **options: Unpack[CallOptions]) -> Self:
+        """A copy with options for each member."""
+        self._refuse_id(options)
+        return self._each(member.set(**options) for member in self.members)
 
-    def apply_async(
+    def _first(self, options: CallOptions) -> Self:
+        self._refuse_id(options)
+        return self._each(member._first(options) for member in self.members)
+
+    def _refuse_id(self, options: CallOptions) -> None:
+        if options.get("task_id") is not None and len(self.members) > 1:
+            raise ConfigurationError("task_id is the id of one task, and a group has several; set it on a member.")
+
+    def clone(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
-    ) -> GroupResult[R]:
-        """As `delay`, with options for the first step of each member."""
-        return self.app.send_group(self._set(tuple(args), dict(kwargs or {}), options))
+    ) -> Self:
+        """A copy with more arguments for each member; options are set on each."""
+        copy = self._each(member.clone(args, kwargs) for member in self.members) if args or kwargs else self
+        return copy.set(**options) if options else copy
 
-    async def aapply_async(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
-    ) -> GroupResult[R]:
-        """`apply_async` for async code."""
-        return await self.app.asend_group(self._set(tuple(args), dict(kwargs or {}), options))
+    def link(self, following: Linkable) -> Self:
+        """A copy after each of whose members' success `following` is sent, with that member's result."""
+        return self._each(member.link(following) for member in self.members)
 
-    def _set(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> list[list[Signature[Any]]]:
-        members = [member._with(args, kwargs) for member in self.members]
-        return [[first.set(**options), *rest] for first, *rest in members]
+    def link_error(self, following: Linkable) -> Self:
+        """See `Canvas.link_error`: it is sent for each member that fails."""
+        return self._each(member.link_error(following) for member in self.members)
+
+    def node(self, followed: bool, depth: int) -> Any:
+        """It as a node of a flow (`gtask.flows`), with fresh ids in it."""
+        return {"group": [lay_out(member.flow, followed, depth + 1) for member in self.members]}
+
+    def _plain(self) -> dict[str, Any]:
+        return {"group": [member._plain() for member in self.members]}
+
+
+class Chunks(Group[R]):
+    """A group each of whose members runs a task over a part of a list; made by `Task.chunks`."""
+
+    def group(self) -> Group[R]:
+        """The same as an ordinary group, as in Celery."""
+        return Group(self.members)
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,93 +202,154 @@ class Chord(Sendable[R]):
         return self.header.app
 
     @property
-    def steps(self) -> tuple[Signature[Any], ...]:
-        """Raises `ConfigurationError`: a chord cannot be a member of a group or come second in a chain."""
-        raise ConfigurationError(
-            "A chord cannot be part of a group, of another chord or of a chain behind another step; "
-            "send it from a task at that point instead."
-        )
+    def flow(self) -> tuple[Any, ...]:
+        """The group, and the steps of the body."""
+        return (self.header, *self.body.nodes)
 
-    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
-        """Sends the members, the arguments in front of those of each; returns the handle of the body's result."""
-        return self.app.send_chord([member._with(args, kwargs) for member in self.header.members], self.body.steps)
+    def set(self, **options: Unpack[CallOptions]) -> Self:
+        """A copy with options for the last step of the body."""
+        return replace(self, body=self.body.set(**options))
 
-    async def adelay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
-        """`delay` for async code."""
-        members = [member._with(args, kwargs) for member in self.header.members]
-        return await self.app.asend_chord(members, self.body.steps)
+    def _first(self, options: CallOptions) -> Self:
+        return self.set(**options)
 
-    def apply_async(
+    def clone(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
-    ) -> AsyncResult[R]:
-        """As `delay`, with options for the last step of the body."""
-        return Chord(self.header, self.body.set(**options)).delay(*args, **(kwargs or {}))
+    ) -> Self:
+        """A copy with more arguments for each member; options are those of the body."""
+        copy = replace(self, header=self.header.clone(args, kwargs)) if args or kwargs else self
+        return copy.set(**options) if options else copy
 
-    async def aapply_async(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
-    ) -> AsyncResult[R]:
-        """`apply_async` for async code."""
-        return await Chord(self.header, self.body.set(**options)).adelay(*args, **(kwargs or {}))
+    def link(self, following: Linkable) -> Self:
+        """A copy after whose body's success `following` is sent too."""
+        return replace(self, body=self.body.link(following))
 
-    @overload
-    def __or__(self, other: BaseTask[Any, S]) -> Chord[S]: ...
-    @overload
-    def __or__(self, other: Sendable[S]) -> Chord[S]: ...
-    def __or__(self, other: Any) -> Chord[Any]:
-        return Chord(self.header, chain(self.body, other))
+    def link_error(self, following: Linkable) -> Self:
+        """See `Canvas.link_error`: it is sent once, when members fail and when the body does."""
+        return replace(self, body=self.body.link_error(following))
 
-
-def as_signature(value: Any) -> Signature[Any]:
-    """Takes a task or a signature for a signature; raises `TypeError` for anything else."""
-    if isinstance(value, Signature):
-        return value
-    if isinstance(value, BaseTask):
-        return value.s()
-    raise TypeError(f"{value!r} is neither a task nor a signature; write task.s(...).")
+    def _plain(self) -> dict[str, Any]:
+        return {"chord": [member._plain() for member in self.header.members], "body": self.body._plain()}
 
 
-def _listed(value: Any) -> list[Any]:
-    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+# --- combining -----------------------------------------------------------------------------------------------
 
 
-def _steps(value: Any) -> tuple[Signature[Any], ...]:
-    return value.steps if isinstance(value, Sendable) else (as_signature(value),)
+def combine(first: Any, second: Any) -> Any:
+    """What ``first | second`` is; raises `TypeError` where one of them is neither a task nor made of some."""
+    first, second = as_canvas(first), as_canvas(second)
+    if not isinstance(second, Grouped):
+        if isinstance(first, Group):
+            return Chord(first, Chain(second.flow))
+        if isinstance(first, Chord):
+            return Chord(first.header, _sequence((*first.body.nodes, *second.flow)))
+    return _sequence((*first.flow, *second.flow))
 
 
-def chain(*steps: BaseTask[..., Any] | Sendable[Any]) -> Chain[Any]:
-    """Chains tasks, signatures and chains: each gets the result of the one before. `a | b` is the same, and typed."""
-    flat = tuple(one for step in steps for one in _steps(step))
+def _sequence(nodes: Iterable[Any]) -> Any:
+    """A chain of nodes; between two groups stands the task that takes the one's results and gives them to the other."""
+    flat: list[Any] = []
+    for node in nodes:
+        if flat and isinstance(node, Group) and isinstance(flat[-1], Group):
+            flat.append(identity(node.app))
+        flat.append(node)
+    return (GroupChain if isinstance(flat[-1], Group) else Chain)(tuple(flat))
+
+
+def _is_identity(node: Any) -> bool:
+    return isinstance(node, Signature) and node == identity(node.app)
+
+
+_Step = BaseTask[..., Any] | Canvas
+_Last = BaseTask[..., R] | Sendable[R]
+_LastGroup = Group[R] | GroupChain[R]
+
+
+@overload
+def chain(first: _LastGroup[R], /) -> GroupChain[R]: ...
+@overload
+def chain(first: _Last[R], /) -> Chain[R]: ...
+@overload
+def chain(first: _Step, second: _LastGroup[R], /) -> GroupChain[R]: ...
+@overload
+def chain(first: _Step, second: _Last[R], /) -> Chain[R]: ...
+@overload
+def chain(first: _Step, second: _Step, third: _LastGroup[R], /) -> GroupChain[R]: ...
+@overload
+def chain(first: _Step, second: _Step, third: _Last[R], /) -> Chain[R]: ...
+@overload
+def chain(*steps: _Step) -> Any: ...
+@overload
+def chain(steps: Iterable[_Step], /) -> Any: ...
+def chain(*steps: Any) -> Any:
+    """Chains tasks, signatures, chains, groups and chords: each gets the result of the one before.
+
+    ``a | b`` is the same. They may be given as one iterable. What ends with a group has a list of results.
+    """
+    if len(steps) == 1 and not isinstance(steps[0], Canvas | BaseTask):
+        steps = tuple(steps[0])
+    flat = tuple(node for step in steps for node in as_canvas(step).flow)
     if not flat:
         raise ConfigurationError("A chain needs one step at least: chain(calculate.s(7), send.s()).")
-    return Chain(flat)
+    return _sequence(flat)
 
 
-def group(*members: Sendable[R] | Iterable[Sendable[R]]) -> Group[R]:
-    """Groups signatures, given one by one or as one iterable: `group(calculate.s(i) for i in ids)`."""
+@overload
+def group(*members: _Last[R]) -> Group[R]: ...
+@overload
+def group(members: Iterable[_Last[R]], /) -> Group[R]: ...
+@overload
+def group(*members: _Step) -> Group[Any]: ...
+@overload
+def group(members: Iterable[_Step], /) -> Group[Any]: ...
+def group(*members: Any) -> Group[Any]:
+    """Groups signatures, given one by one or as one iterable: `group(calculate.s(i) for i in ids)`.
+
+    A member may be a chain, a chord or a group; the result of a group in a group is a list in the list.
+    """
     given: Iterable[Any] = members
-    if len(members) == 1 and not isinstance(members[0], Sendable | BaseTask):
+    if len(members) == 1 and not isinstance(members[0], Canvas | BaseTask):
         given = members[0]
-    flat = tuple(one if isinstance(one, Sendable) else as_signature(one) for one in given)
+    flat = tuple(map(as_canvas, given))
     if not flat:
         raise ConfigurationError("A group needs one member at least: group(calculate.s(i) for i in ids).")
-    return Group(cast("tuple[Sendable[R], ...]", flat))
+    return Group(flat)
 
 
-def chord(
-    header: Group[Any] | Iterable[Sendable[Any] | BaseTask[..., Any]], body: BaseTask[..., R] | Sendable[R]
-) -> Chord[R]:
+@overload
+def chord(header: Group[Any] | Iterable[_Step], body: _LastGroup[R]) -> GroupChain[R]: ...
+@overload
+def chord(header: Group[Any] | Iterable[_Step], body: _Last[R]) -> Chord[R]: ...
+def chord(header: Any, body: Any) -> Any:
     """A group and its body: `chord([calculate.s(1), calculate.s(2)], add_up.s())`; `group(...) | task` is the same."""
-    members = header if isinstance(header, Group) else group(cast("Iterable[Sendable[Any]]", header))
-    return Chord(members, chain(body))
+    return combine(header if isinstance(header, Group) else group(header), body)
 
 
+def chunks(task: BaseTask[..., R], items: Iterable[Sequence[Any]], size: int) -> Chunks[list[R]]:
+    """See `Task.chunks`."""
+    if size < 1:
+        raise ConfigurationError(f"chunks() of {task.name}: {size} is no number of items; write one above zero.")
+    whole = list(items)
+    if not whole:
+        raise ConfigurationError(f"chunks() of {task.name} needs one item at least.")
+    parts = [whole[start : start + size] for start in range(0, len(whole), size)]
+    return Chunks(tuple(task.starmap(part) for part in parts))
+
+
+@overload
 def signature(
     task: BaseTask[..., R] | Signature[R],
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
     immutable: bool = False,
     **options: Unpack[CallOptions],
-) -> Signature[R]:
-    """A signature of a task, or a copy of a signature, with arguments and options added."""
-    made = as_signature(task).clone(args, kwargs, **options)
-    return replace(made, immutable=immutable or made.immutable)
+) -> Signature[R]: ...
+@overload
+def signature(task: Canvas, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Canvas: ...
+def signature(task: Any, args: Any = (), kwargs: Any = None, immutable: bool = False, **options: Any) -> Any:
+    """A signature of a task, or a copy of a signature, with arguments and options added.
+
+    For a task's name, and for what ``dict(signature)`` gave, there is `App.signature`.
+    """
+    made = as_canvas(task).clone(args, kwargs, **options)
+    return replace(made, immutable=True) if immutable and isinstance(made, Signature) else made

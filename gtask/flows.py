@@ -42,7 +42,7 @@ class Place(NamedTuple):
     """A member's place in a chord: the header ``chord``, checked."""
 
     id: str
-    index: int
+    position: int
     size: int
     body: SignatureData
     rest: list[Any]

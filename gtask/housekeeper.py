@@ -1,9 +1,10 @@
-"""What every gtask worker does besides tasks: `gtask.later` and `gtask.call`. Design, sections 5 and 6a.
+"""What every gtask worker does besides tasks: `gtask.later`, `gtask.call`, `gtask.canvas`. Design, sections 5 and 6a.
 
 * `gtask.later` and its kin hold delayed jobs. They wait on the job server; what is due is moved into the queue of its
   task, with its priority (`gtask.mover`).
 * `gtask.call` makes a foreground call of a function in another language, and carries on from its answer as a task of
   gtask's own would: its result is stored, the next step is submitted.
+* `gtask.canvas` returns its argument, or fails for another task, where a canvas needs a job for that (`gtask.flows`).
 
 One process of its own does both, in one thread. Nothing here blocks, and neither takes a slot from tasks.
 """
@@ -23,11 +24,12 @@ from gtask.arguments import Arguments
 from gtask.context import TaskContext, enter
 from gtask.errors import DecodeError, LocalProtocolError, TaskExpired, TaskFailed
 from gtask.failures import rebuild
-from gtask.message import Message, decode_message, encode_foreign
+from gtask.message import CANVAS, Message, decode_message, encode_foreign
 from gtask.mover import MOST, Mover
 from gtask.options import TASK_NAME, priority_of
 from gtask.protocol import Event, Lost, Refused, WorkComplete, WorkException, WorkFail
 from gtask.publish import CALL, DELAYED, SOON
+from gtask.results.joins import failed_of
 from gtask.revocation import Revocations
 from gtask.runner import PutOff, Runner
 from gtask.signing import Opened, open_job
@@ -43,10 +45,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gtask.worker")
 
-LANES: Final = (Lane((CALL, SOON), MOST), *mover.LANES)
+LANES: Final = (Lane((CALL, CANVAS, SOON), MOST), *mover.LANES)
 """The connections of a housekeeper, and what each is for."""
 
-FUNCTIONS: Final = (CALL, *DELAYED)
+FUNCTIONS: Final = (CALL, CANVAS, *DELAYED)
 
 OWN: Final = "gtask."
 """How the names of gtask's own functions begin."""
@@ -70,7 +72,7 @@ class Housekeeper:
         self._driver = driver
         self._keys = app.settings.signing_keys
         self._runner = Runner(app, worker)
-        self._onion = app.middleware.onion(self._call)
+        self._onions = {CALL: app.middleware.onion(self._call), CANVAS: app.middleware.onion(_return)}
         self._mover = Mover(app, driver, worker)
         self._revocations = revocations
         self._held: list[Job] = []
@@ -123,16 +125,17 @@ class Housekeeper:
     def _begin_call(self, job: Job) -> None:
         opened = Opened(job.workload)
         try:
-            opened = open_job(self._keys, CALL, job.workload, time.time())
-            message = _foreign_message(job, opened.workload)
+            opened = open_job(self._keys, job.function, job.workload, time.time())
+            message = (_foreign_message if job.function == CALL else _canvas_message)(job, opened.workload)
         except DecodeError as error:
             self._driver.finish(job, self._runner.refuse(job, error, opened), flush=False)
             return
         config, _ = self._app.options_of(message.task)
         task = self._app.tasks.get(message.task)
         if task is None:
-            task = BaseTask(self._app, message.task, config, Arguments(None, message.task), message.headers["foreign"])
-        context = TaskContext(task, message, worker=self._runner.worker, function=CALL, workload=job.workload)
+            codec = message.headers.get("foreign")
+            task = BaseTask(self._app, message.task, config, Arguments(None, message.task), codec)
+        context = TaskContext(task, message, worker=self._runner.worker, function=job.function, workload=job.workload)
         if self._revocations is not None and not self._revocations.clear:
             self._revocations.look(job, context)
         _ForeignCall(self, job, context).go_on(None)
@@ -163,8 +166,8 @@ class Housekeeper:
         return TaskFailed("", f"{context.message.task} failed, and its worker did not say why (WORK_FAIL).")
 
     def run_onion(self, context: TaskContext) -> Any:
-        """The flow of one call, to be driven by `_ForeignCall`."""
-        return self._onion(context)
+        """The flow of one job, to be driven by `_ForeignCall`."""
+        return self._onions[context.function](context)
 
     def submit(self, job: Job, submission: Submission, on_event: Callable[[Event], None]) -> bool:
         """Submits over the connection of a job."""
@@ -206,6 +209,29 @@ def _foreign_message(job: Job, workload: bytes) -> Message:
     # Nobody waits for a job of this function itself.
     message.headers.pop("fg", None)
     return message
+
+
+def _canvas_message(job: Job, workload: bytes) -> Message:
+    """The message in a `gtask.canvas` job; raises `DecodeError`."""
+    message = decode_message(CANVAS, workload, fallback_id=job.unique)
+    fails = message.headers.get("fail") is not None
+    if not message.form.is_envelope or len(message.args) != (0 if fails else 1) or message.kwargs:
+        raise DecodeError("A job of gtask.canvas is a message with one argument, which it returns.")
+    if fails:
+        failed_of(message.headers["fail"])
+    message.headers.pop("fg", None)
+    return message
+
+
+async def _return(context: TaskContext) -> Outcome:
+    """The innermost part of the onion of `gtask.canvas`."""
+    if context.verdict is not None:
+        raise context.verdict
+    fail = context.message.headers.get("fail")
+    if fail is None:
+        return Outcome(context.id, State.SUCCESS, context.args[0])
+    failed = failed_of(fail)
+    return Outcome(context.id, failed.state, error=failed.error)
 
 
 class _Answer:

@@ -1,17 +1,16 @@
-"""What a call, a chain, a group or a chord sends, and the handle it gives: everything but the sending itself."""
+"""What a call of one task sends, and the handle it gives: everything but the sending itself."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from gtask.answers import FOREIGN, Form, decode_answer, decode_failure
-from gtask.canvas import Signature
 from gtask.errors import (
-    ConfigurationError,
     GtaskError,
     JobException,
     JobFailed,
@@ -27,14 +26,16 @@ from gtask.protocol import WorkData, WorkStatus, WorkWarning
 from gtask.protocol.codec import MAX_BODY
 from gtask.publish import Sending
 from gtask.result import AsyncResult
+from gtask.signatures import Signature
 from gtask.signing import Kind, proof_of
 from gtask.states import ErrorInfo, State
 from gtask.types import JobStatus, Submission
-from gtask.unique import START, Asking, claiming, ends_at_start, unique_key
+from gtask.unique import START, Asking, claiming, ends_at_start
 from gtask.waiting import NO_STORE
 
 if TYPE_CHECKING:
     from gtask.app import App
+    from gtask.group_result import GroupResult
 
 log = logging.getLogger("gtask.client")
 
@@ -59,30 +60,37 @@ class Plan:
         return Plan(replace(self.sending, message=message), handle)
 
 
-def make_plan(app: App, steps: Sequence[Signature[Any]], foreground: bool = False) -> Plan:
-    """The plan of one step, or of several as a chain; `foreground` for a single step to be called."""
-    steps_data = [step.data(step.new_id()) for step in steps]
-    rest = [data.to_list() for data in reversed(steps_data[1:])]
-    handle: AsyncResult[Any] | None = None
-    for step, data in zip(steps, steps_data, strict=True):
-        default = step.task.config.ignore_result or app.settings.ignore_result
-        ignored = bool(step.options.get("ignore_result", default))
-        handle = AsyncResult(app, data.id, step.task.name, handle, ignored)
-    assert handle is not None
-    plan = Plan(app.publisher.prepare(steps_data[0], app.now(), rest, foreground), handle)
+def make_plan(app: App, step: Signature[Any], foreground: bool = False) -> Plan:
+    """The plan of one step; `foreground` for one to be called."""
+    data = step.data(step.new_id())
+    handle = handle_of(app, data.task, data.id, data.options)
+    plan = Plan(app.publisher.prepare(data, app.now(), foreground=foreground), handle)
     handle._due = plan.sending.due
     return plan
 
 
-def plan_unique(app: App, steps: Sequence[Signature[Any]], key: str) -> Asking[tuple[Plan, bool]]:
+def handle_of(
+    app: App,
+    task: str,
+    task_id: str,
+    options: Mapping[str, Any],
+    parent: AsyncResult[Any] | GroupResult[Any] | None = None,
+) -> AsyncResult[Any]:
+    """The handle of a step, from its task's name, its id and its options as they travel."""
+    handle: AsyncResult[Any] = AsyncResult(app, task_id, task, parent, bool(options.get("ignore_result")))
+    handle._many = "over" in options
+    return handle
+
+
+def plan_unique(app: App, step: Signature[Any], key: str) -> Asking[tuple[Plan, bool]]:
     """The plan of a call with a key, and whether it is to be submitted: see `gtask.unique.claiming`.
 
     Its result is kept whatever `ignore_result` says, since a task's record is what ends its claim.
     """
     if app.store is None:
         raise StoreRequired(f"unique= ({key}) is decided by the result store. {NO_STORE}")
-    until_start = ends_at_start(steps[0])
-    plan = make_plan(app, [steps[0].set(ignore_result=False)])
+    until_start = ends_at_start(step)
+    plan = make_plan(app, step.set(ignore_result=False))
     headers = plan.sending.message.headers
     headers["unique"] = key
     if until_start:
@@ -91,44 +99,13 @@ def plan_unique(app: App, steps: Sequence[Signature[Any]], key: str) -> Asking[t
     return plan.under(task_id), to_submit
 
 
-def plan_chord(
-    app: App, members: Sequence[Sequence[Signature[Any]]], body: Sequence[Signature[Any]]
-) -> tuple[list[Plan], AsyncResult[Any]]:
-    """The members' calls, and the handle of the body's result.
-
-    Each member's last step carries where its outcome is to be handed in, and the steps of the body.
-    """
-    if app.store is None:
-        raise StoreRequired(f"A chord's results meet in the result store. {NO_STORE}")
-    steps_data = [step.data(step.new_id()) for step in body]
-    plain = [data.to_list() for data in steps_data]
-    chord_id = steps_data[0].id
-    plans = []
-    for index, steps in enumerate(members):
-        if unique_key(steps) is not None:
-            raise ConfigurationError(
-                f"{steps[0].task.name} has unique=, so it cannot be a member of a chord: its result is shared."
-            )
-        *first, last = steps
-        where = {"id": chord_id, "index": index, "size": len(members), "body": plain}
-        headers = {**(last.options.get("headers") or {}), "chord": where}
-        plans.append(make_plan(app, [*first, last.set(headers=headers)]))
-    handle: AsyncResult[Any] | None = None
-    for step, data in zip(body, steps_data, strict=True):
-        handle = AsyncResult(app, data.id, step.task.name, handle)
-        if handle.parent is None:
-            handle._before = tuple(plan.handle for plan in plans)
-    assert handle is not None
-    return plans, handle
-
-
 class Call:
     """A foreground call: its submission, how to listen to it, and how to read its end."""
 
     def __init__(self, app: App, step: Signature[Any], hooks: ExitStack) -> None:
         self.app = app
         self.step = step
-        self.sending = make_plan(app, [step], foreground=True).sending
+        self.sending = make_plan(app, step, foreground=True).sending
         self.submission = app.publisher.enter(self.sending, hooks)
         self.timeout = step.options.get("timeout")
         keys = app.settings.signing_keys
@@ -172,7 +149,8 @@ class Call:
         """Decodes the answer."""
         data = self._opened(data, Kind.ANSWER)
         form = Form.ENVELOPE if self.sending.codec is None else FOREIGN[self.sending.codec]
-        return decode_answer(data, form, self.step.task.arguments.returns)
+        returns: Any = self.step.task.arguments.returns
+        return decode_answer(data, form, returns if self.step.over is None else GenericAlias(list, returns))
 
     def failure(self, error: JobException) -> ErrorInfo:
         """Decodes a failure; raises `SignatureError` for one that is not by a worker with the same keys."""
@@ -208,14 +186,9 @@ def _whole(text: bytes) -> int:
         return 0
 
 
-def plan_group(app: App, members: Sequence[Sequence[Signature[Any]]]) -> dict[int, Plan]:
-    """The calls of a group's members by their places: all but those with `unique=`, each of which is sent alone."""
-    return {place: make_plan(app, steps) for place, steps in enumerate(members) if unique_key(steps) is None}
-
-
-def seal_all(app: App, plans: Iterable[Plan], hooks: ExitStack) -> list[Submission]:
-    """Encodes the first steps of all plans."""
-    return [app.publisher.enter(plan.sending, hooks) for plan in plans]
+def seal_all(app: App, sendings: Iterable[Sending], hooks: ExitStack) -> list[Submission]:
+    """Encodes what is sent first."""
+    return [app.publisher.enter(sending, hooks) for sending in sendings]
 
 
 def check_all(answers: Sequence[object]) -> None:
@@ -242,11 +215,9 @@ def state_of(statuses: Sequence[JobStatus]) -> State:
     return State.PENDING if any(status.known for status in statuses) else State.UNKNOWN
 
 
-def in_background(steps: Sequence[Signature[Any]]) -> bool:
+def in_background(step: Signature[Any]) -> bool:
     """Whether a call goes to the background."""
-    step = steps[0]
-    background = bool(step.options.get("background", step.task.config.background))
-    return background or len(steps) > 1
+    return bool(step.options.get("background", step.task.config.background))
 
 
 def client_options(app: App) -> dict[str, Any]:

@@ -157,8 +157,9 @@ class Publisher:
         rest: Sequence[Any] = (),
         foreground: bool = False,
         sealed: bool = False,
+        chord: Any = None,
     ) -> Sending:
-        """Makes the sending of one step, followed by the steps of `rest` (packed, the next one last).
+        """Makes the sending of one step, followed by the nodes of `rest` (the next one last), whose end counts in `chord`.
 
         A `sealed` one is to be opened again before it is sent, so it is an envelope wherever it goes.
         """
@@ -194,6 +195,10 @@ class Publisher:
                 headers[name] = list(given[name])
         if rest:
             headers["chain"] = list(rest)
+        if chord is not None:
+            headers["chord"] = chord
+        if given.get("over"):
+            headers["over"] = given["over"]
         if foreground:
             self._check_foreground(step, due, headers)
             headers["fg"] = True

@@ -7,13 +7,23 @@ needed to read the record behind it, so it can be made anew in any process: `app
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import anyio
 
-from gtask.errors import GtaskError, NetworkError, ResultError, ResultsUnavailable, ResultTimeout, StoreRequired
+from gtask.errors import (
+    ConfigurationError,
+    GtaskError,
+    NetworkError,
+    ResultError,
+    ResultsUnavailable,
+    ResultTimeout,
+    StoreRequired,
+)
 from gtask.failures import rebuild
+from gtask.known import ais_unknown, is_unknown
 from gtask.progress import Progress, seen
 from gtask.results.base import ResultStore
 from gtask.results.records import record_to_outcome, revoked_record
@@ -22,6 +32,7 @@ from gtask.waiting import LOOK, NAP, NO_STORE, WORD, Watch, in_time, nobody_know
 
 if TYPE_CHECKING:
     from gtask.app import App
+    from gtask.group_result import GroupResult
 
 R = TypeVar("R")
 
@@ -32,7 +43,8 @@ _PASSING = (State.PENDING, State.PROGRESS)
 class AsyncResult(Generic[R]):
     """The handle of one task.
 
-    `id` is the task's id, `task` its name where it is known, `parent` the handle of the step before in a chain.
+    `id` is the task's id, `task` its name where it is known, `parent` the handle of the step before in a chain,
+    which is a `GroupResult` for the body of a chord.
     """
 
     def __init__(
@@ -40,7 +52,7 @@ class AsyncResult(Generic[R]):
         app: App,
         id: str,
         task: str | None = None,
-        parent: AsyncResult[Any] | None = None,
+        parent: AsyncResult[Any] | GroupResult[Any] | None = None,
         ignored: bool = False,
     ) -> None:
         self.app = app
@@ -51,7 +63,9 @@ class AsyncResult(Generic[R]):
         self._outcome: Outcome | None = None
         self._due: float | None = None
         """The Unix time before which the task does not run, where this handle knows it."""
-        self._before: tuple[AsyncResult[Any], ...] = () if parent is None else (parent,)
+        self._many = False
+        """Whether its result is a list of those of the task, since it runs over a list."""
+        self._before: tuple[AsyncResult[Any], ...] = (parent,) if isinstance(parent, AsyncResult) else ()
         """What has to end before anybody knows this task: the step before in a chain, the members of a chord."""
 
     def __repr__(self) -> str:
@@ -140,31 +154,10 @@ class AsyncResult(Generic[R]):
         return self._outcome
 
     def _unknown(self, limit: float | None = None) -> bool:
-        """Whether nobody knows the task, nor one that has to end before; no when that cannot be told for certain.
-
-        The job servers have `limit` seconds to answer.
-        """
-        try:
-            if self.app.state_on_servers(self.id, limit, certain=True) is not State.UNKNOWN:
-                return False
-            if self._look() is not None:
-                return False
-            return all(before.ready() or before._unknown(limit) for before in self._before)
-        except GtaskError:
-            return False
+        return is_unknown(self, limit)
 
     async def _aunknown(self, limit: float | None = None) -> bool:
-        try:
-            if await self.app.astate_on_servers(self.id, limit, certain=True) is not State.UNKNOWN:
-                return False
-            if await self._alook() is not None:
-                return False
-            for before in self._before:
-                if not (await before.aready() or await before._aunknown(limit)):
-                    return False
-        except GtaskError:
-            return False
-        return True
+        return await ais_unknown(self, limit)
 
     def _late(self, timeout: float | None) -> str:
         within = "in time" if timeout is None else f"within {timeout:g} s"
@@ -193,7 +186,8 @@ class AsyncResult(Generic[R]):
     def _keep(self, record: Record | None) -> Outcome | None:
         if record is None:
             return None
-        outcome = record_to_outcome(record, self.app.returns_of(self.task))
+        returns = self.app.returns_of(self.task)
+        outcome = record_to_outcome(record, GenericAlias(list, returns) if self._many else returns)
         if outcome.ready:
             self._outcome = outcome
         return outcome

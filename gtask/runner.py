@@ -25,6 +25,7 @@ from gtask.message import MAX_TASK_ID, Message, decode_message, parse_wire_uniqu
 from gtask.middleware import default_middleware
 from gtask.middleware.dead_letters import park, park_refused
 from gtask.middleware.results import check_size, keeps_result
+from gtask.over import over_list
 from gtask.repeats import Repeats
 from gtask.results.joins import Join
 from gtask.results.records import outcome_to_record
@@ -223,9 +224,12 @@ class Runner:
             raise TaskExpired(f"It was to start within its expires time, {time.time() - expires:.1f} s ago.")
         task = context.task
         assert isinstance(task, Task)
-        args, kwargs = task.arguments.fit(context.args, context.kwargs)
-        if task.bind:
-            args = (context, *args)
+        if "over" in context.message.headers:
+            task, args, kwargs = over_list(context, task)
+        else:
+            args, kwargs = task.arguments.fit(context.args, context.kwargs)
+            if task.bind:
+                args = (context, *args)
         running = self.app.middleware.running
         if task.is_async:
             with ExitStack() as hooks:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from anyio.lowlevel import RunVar
 
-from gtask.canvas import Signature
 from gtask.client import AsyncClient, Client
 from gtask.errors import ConfigurationError, GtaskError, JobException, JobFailed, ResultTimeout
 from gtask.group_result import GroupResult
+from gtask.layout import lay_out_canvas
 from gtask.plans import (
     Call,
     check_all,
@@ -21,14 +21,14 @@ from gtask.plans import (
     in_background,
     looked_at,
     make_plan,
-    plan_chord,
-    plan_group,
     plan_unique,
     raise_made,
     seal_all,
     state_of,
 )
 from gtask.result import AsyncResult
+from gtask.sendable import Canvas
+from gtask.signatures import Signature
 from gtask.states import ErrorInfo, Outcome, State
 from gtask.types import JobStatus
 from gtask.unique import aanswered, answered, unique_key
@@ -54,42 +54,36 @@ class Sender:
                     self._client = Client(self._app.servers, **client_options(self._app))
         return self._client
 
-    def send(self, steps: Sequence[Signature[Any]]) -> AsyncResult[Any]:
-        """Submits the first of some steps, the others travelling with it."""
-        if not in_background(steps):
-            return self.open(steps[0])
-        key = unique_key(steps)
+    def send(self, step: Signature[Any]) -> AsyncResult[Any]:
+        """Submits one call."""
+        if not in_background(step):
+            return self.open(step)
+        key = unique_key([step])
         if key is not None:
-            plan, to_submit = answered(plan_unique(self._app, steps, key))
+            plan, to_submit = answered(plan_unique(self._app, step, key))
             if not to_submit:
                 return plan.handle
         else:
-            plan = make_plan(self._app, steps)
+            plan = make_plan(self._app, step)
         with ExitStack() as hooks:
             submission = self._app.publisher.enter(plan.sending, hooks)
             # Calls that share a run meet on one of several job servers, where they coalesce.
             self.client.submit(submission if key is None else replace(submission, coalesce=True))
         return plan.handle
 
-    def send_group(self, members: Sequence[Sequence[Signature[Any]]]) -> GroupResult[Any]:
-        """Submits the first steps of all members in one go."""
+    def send_canvas(self, canvas: Canvas) -> AsyncResult[Any] | GroupResult[Any]:
+        """Submits what starts first of a canvas, in one go, the rest travelling with it."""
+        if isinstance(canvas, Signature):
+            canvas.check_arguments()
+            return self.send(canvas)
         with ExitStack() as hooks:
-            plans = plan_group(self._app, members)
-            answers = self.client.submit_many(seal_all(self._app, plans.values(), hooks))
+            layout = lay_out_canvas(self._app, canvas)
+            answers = self.client.submit_many(seal_all(self._app, layout.sendings, hooks))
         check_all(answers)
-        return GroupResult(
-            self._app, [plans[i].handle if i in plans else self.send(steps) for i, steps in enumerate(members)]
-        )
-
-    def send_chord(
-        self, members: Sequence[Sequence[Signature[Any]]], body: Sequence[Signature[Any]]
-    ) -> AsyncResult[Any]:
-        """Submits the first steps of a chord's members in one go; returns the handle of its body."""
-        plans, handle = plan_chord(self._app, members, body)
-        with ExitStack() as hooks:
-            answers = self.client.submit_many(seal_all(self._app, plans, hooks))
-        check_all(answers)
-        return handle
+        for step, group, place in layout.alone:
+            group.put(place, self.send(step))
+        assert layout.handle is not None
+        return layout.handle
 
     def call(self, step: Signature[Any]) -> Any:
         """Runs a step in the foreground and returns its answer."""
@@ -232,41 +226,35 @@ class AsyncSender:
             self._clients.set(client)
         return client
 
-    async def send(self, steps: Sequence[Signature[Any]]) -> AsyncResult[Any]:
+    async def send(self, step: Signature[Any]) -> AsyncResult[Any]:
         """As `Sender.send`."""
-        if not in_background(steps):
-            return await self.open(steps[0])
-        key = unique_key(steps)
+        if not in_background(step):
+            return await self.open(step)
+        key = unique_key([step])
         if key is not None:
-            plan, to_submit = await aanswered(plan_unique(self._app, steps, key))
+            plan, to_submit = await aanswered(plan_unique(self._app, step, key))
             if not to_submit:
                 return plan.handle
         else:
-            plan = make_plan(self._app, steps)
+            plan = make_plan(self._app, step)
         with ExitStack() as hooks:
             submission = self._app.publisher.enter(plan.sending, hooks)
             await self.client.submit(submission if key is None else replace(submission, coalesce=True))
         return plan.handle
 
-    async def send_group(self, members: Sequence[Sequence[Signature[Any]]]) -> GroupResult[Any]:
-        """As `Sender.send_group`."""
+    async def send_canvas(self, canvas: Canvas) -> AsyncResult[Any] | GroupResult[Any]:
+        """As `Sender.send_canvas`."""
+        if isinstance(canvas, Signature):
+            canvas.check_arguments()
+            return await self.send(canvas)
         with ExitStack() as hooks:
-            plans = plan_group(self._app, members)
-            answers = await self.client.submit_many(seal_all(self._app, plans.values(), hooks))
+            layout = lay_out_canvas(self._app, canvas)
+            answers = await self.client.submit_many(seal_all(self._app, layout.sendings, hooks))
         check_all(answers)
-        return GroupResult(
-            self._app, [plans[i].handle if i in plans else await self.send(steps) for i, steps in enumerate(members)]
-        )
-
-    async def send_chord(
-        self, members: Sequence[Sequence[Signature[Any]]], body: Sequence[Signature[Any]]
-    ) -> AsyncResult[Any]:
-        """As `Sender.send_chord`."""
-        plans, handle = plan_chord(self._app, members, body)
-        with ExitStack() as hooks:
-            answers = await self.client.submit_many(seal_all(self._app, plans, hooks))
-        check_all(answers)
-        return handle
+        for step, group, place in layout.alone:
+            group.put(place, await self.send(step))
+        assert layout.handle is not None
+        return layout.handle
 
     async def call(self, step: Signature[Any]) -> Any:
         """As `Sender.call`."""

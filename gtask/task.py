@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from gtask.arguments import Arguments
 from gtask.context import TaskContext
@@ -14,8 +14,10 @@ from gtask.options import CallOptions, Options
 
 if TYPE_CHECKING:
     from gtask.app import App
-    from gtask.canvas import Chain, Signature
+    from gtask.canvas import Chain, Chunks, Group, GroupChain
     from gtask.result import AsyncResult
+    from gtask.sendable import Sendable
+    from gtask.signatures import Signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -123,8 +125,28 @@ class BaseTask(Generic[P, R]):
         """This task with options of a call, with its parameters still checked: `task.options(timeout=5).call(7)`."""
         return BoundTask(self, options)
 
-    def __or__(self, other: BaseTask[Any, S] | Signature[S]) -> Chain[S]:
-        return self.s() | other
+    @overload
+    def __or__(self, other: Group[S] | GroupChain[S]) -> GroupChain[S]: ...
+    @overload
+    def __or__(self, other: BaseTask[Any, S] | Sendable[S]) -> Chain[S]: ...
+    def __or__(self, other: Any) -> Any:
+        return self.app.combine(self, other)
+
+    def map(self, items: Iterable[Any] | None = None) -> Signature[list[R]]:
+        """A signature that runs the task over a list inside one job, once for each item; its result is a list.
+
+        Without `items` the list is the result of the step before. When an item fails the whole fails with its error,
+        to which a note says which item it was.
+        """
+        return self.app.signature_over(self, "map", items)
+
+    def starmap(self, items: Iterable[Sequence[Any]] | None = None) -> Signature[list[R]]:
+        """As `map`, for items that are sequences of positional arguments: `add.starmap([(1, 2), (3, 4)])`."""
+        return self.app.signature_over(self, "starmap", items)
+
+    def chunks(self, items: Iterable[Sequence[Any]], size: int) -> Chunks[list[R]]:
+        """A group of `starmap` jobs, each over `size` of the items: its result is a list of lists."""
+        return self.app.chunks_of(self, items, size)
 
     def _step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signature[R]:
         self.arguments.check(args, kwargs)

@@ -24,7 +24,7 @@ from gtask.states import State
 
 if TYPE_CHECKING:
     from gtask.app import App
-    from gtask.canvas import Signature
+    from gtask.signatures import Signature
 
 log = logging.getLogger("gtask.worker")
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gtask.app import App
-    from gtask.canvas import Signature
+    from gtask.signatures import Signature
 
 ME = "gtask call"
 

@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from gtask.context import TaskContext
-from gtask.errors import ConfigurationError, DecodeError, SerializationError
+from gtask.errors import ConfigurationError, SerializationError
 from gtask.failures import error_info
-from gtask.message import SignatureData
+from gtask.flows import flow_of, place_of, rest_of, start
 from gtask.middleware.base import Middleware, Next
-from gtask.results.joins import Body, Join
+from gtask.results.joins import Body, Join, failed_of, records_behind
 from gtask.results.records import outcome_to_record
 from gtask.states import Outcome, State
 
@@ -53,66 +53,66 @@ class Canvas(Middleware):
             self._fail(context, outcome, headers)
 
     def _go_on(self, context: TaskContext, outcome: Outcome, headers: dict[str, Any]) -> None:
-        rest = headers.get("chain") or []
+        rest, chord = rest_of(headers), headers.get("chord")
         if rest:
-            self._submit(context, rest[-1], outcome.value, rest[:-1])
-        else:
-            self._hand_in(context, headers.get("chord"), outcome)
+            self._start(context, rest, outcome.value, chord)
+        elif chord is not None:
+            self._hand_in(context, chord, outcome)
         for plain in headers.get("link") or []:
-            self._submit(context, plain, outcome.value)
+            self._start(context, flow_of(plain), outcome.value)
 
     def _fail(self, context: TaskContext, outcome: Outcome, headers: dict[str, Any]) -> None:
-        error = outcome.error
         # What was revoked, or came too late, has not failed: nobody is called for it.
         for plain in headers.get("link_error") or [] if outcome.state is State.FAILURE else ():
+            error, (id, task) = outcome.error, _who_failed(context)
             what = {
-                "id": context.id,
-                "task": context.message.task,
+                "id": id,
+                "task": task,
                 "type": error.type if error else "",
                 "message": error.message if error else "",
                 "traceback": error.traceback if error else None,
             }
-            self._submit(context, plain, what)
+            self._start(context, flow_of(plain), what)
         self._tell(context, outcome, headers)
 
     def _tell(self, context: TaskContext, outcome: Outcome, headers: dict[str, Any]) -> None:
-        """Tells those behind a failure: the chord that the chain belongs to, and whoever waits for a later step."""
-        rest = headers.get("chain") or []
-        last = SignatureData.from_list(rest[0]).options.get("headers") or {} if rest else headers
-        self._hand_in(context, last.get("chord"), outcome)
+        """Tells those behind a failure: the chord that the flow belongs to, and whoever waits for a later step."""
+        if headers.get("chord") is not None:
+            id, task = _who_failed(context)
+            self._hand_in(context, headers["chord"], replace(outcome, id=id, task=task))
         # The steps that will never run fail with the same error, so that whoever waits for the last one is told.
-        if context.task.app.store is None:
-            return
-        for plain in reversed(rest):
-            step = SignatureData.from_list(plain)
-            if step.id and not step.options.get("ignore_result"):
-                failed = replace(outcome, id=step.id, task=step.task, value=None, parent=context.id)
-                context.records.append(outcome_to_record(failed))
+        if context.task.app.store is not None:
+            context.records += records_behind(replace(outcome, parent=context.id), headers)
 
-    def _hand_in(self, context: TaskContext, where: Any, outcome: Outcome) -> None:
+    def _hand_in(self, context: TaskContext, chord: Any, outcome: Outcome) -> None:
         """Hands an outcome in to the chord that its message says it belongs to, with the chord's body, sealed."""
-        if where is None:
-            return
-        match where:
-            case {"id": str(chord), "index": int(index), "size": int(size), "body": [first, *rest]}:
-                step = SignatureData.from_list(first)
-            case _:
-                raise DecodeError(f"The chord of {context.id} is none as gtask sends it: {where!r:.100}.")
-        app = context.task.app
-        sealed = app.publisher.seal(app.publisher.prepare(step, app.now(), list(reversed(rest)), sealed=True))
+        place, app = place_of(chord), context.task.app
+        step = place.body
+        sealed = app.publisher.seal(app.publisher.prepare(step, app.now(), place.rest, sealed=True, chord=place.chord))
         if sealed.when is not None:
             raise ConfigurationError("The body of a chord runs when its members have; it takes no countdown or eta.")
         body = Body(step.id, sealed.function, sealed.unique, str(sealed.priority), sealed.workload, step.immutable)
-        context.joins.append(Join(chord, index, size, outcome_to_record(outcome), body))
+        context.joins.append(Join(place.id, place.position, place.size, outcome_to_record(outcome), body))
 
-    def _submit(self, context: TaskContext, plain: Any, value: Any, rest: Any = ()) -> None:
-        step = SignatureData.from_list(plain)
-        if not step.immutable:
-            step = replace(step, args=(value, *step.args))
-        if context.completed is not None:
-            step = replace(step, options=_replayed(step.options))
+    def _start(self, context: TaskContext, flow: list[Any], value: Any, chord: Any = None) -> None:
+        """Submits what a flow starts with, the value in front of its arguments."""
         app = context.task.app
-        context.following.append(app.publisher.seal(app.publisher.prepare(step, app.now(), rest)))
+        for first in start(flow, (value,), chord):
+            step = first.step
+            if context.completed is not None:
+                step = replace(step, options=_replayed(step.options))
+            context.following.append(
+                app.publisher.seal(app.publisher.prepare(step, app.now(), first.rest, chord=first.chord))
+            )
+
+
+def _who_failed(context: TaskContext) -> tuple[str, str]:
+    """The id and the name of the task that failed: this one, or the member of a chord for whose sake it fails."""
+    fail = context.message.headers.get("fail")
+    if fail is None:
+        return context.id, context.message.task
+    failed = failed_of(fail)
+    return failed.id, failed.task
 
 
 def _replayed(options: Mapping[str, Any]) -> dict[str, Any]:

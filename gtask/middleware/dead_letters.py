@@ -45,7 +45,8 @@ class DeadLetters(Middleware):
 def parks(context: TaskContext) -> bool:
     """Whether the task is to be parked when it fails for good: nobody else would be told of it."""
     wanted = context.task.extra_options.get("dead_letters", context.task.app.settings.dead_letters)
-    return bool(wanted) and not context.foreground
+    # A chord's body that fails for the sake of a member was never run: the member is what is parked.
+    return bool(wanted) and not context.foreground and "fail" not in context.message.headers
 
 
 def park(context: TaskContext, outcome: Outcome) -> None:

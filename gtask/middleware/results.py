@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from gtask.context import TaskContext
 from gtask.errors import DecodeError, EncodeError
 from gtask.failures import error_info
-from gtask.message import SignatureData
+from gtask.flows import flow_of, rest_of, start
 from gtask.middleware.base import Middleware, Next
 from gtask.results.records import outcome_to_record
 from gtask.states import Outcome, State
@@ -58,15 +57,16 @@ def check_size(size: int, limit: int) -> None:
         )
 
 
-def _children(headers: Mapping[str, Any], state: State) -> tuple[str, ...]:
+def _children(headers: dict[str, Any], state: State) -> tuple[str, ...]:
     """The ids of the tasks that follow from a run that led to `state`."""
-    if state is State.SUCCESS:
-        following = [*(headers.get("chain") or ())[-1:], *(headers.get("link") or ())]
-    elif state is State.FAILURE:
-        following = headers.get("link_error") or []
-    else:
-        return ()
     try:
-        return tuple(step.id for step in map(SignatureData.from_list, following) if step.id)
+        if state is State.SUCCESS:
+            flows = [rest_of(headers), *map(flow_of, headers.get("link") or ())]
+        elif state is State.FAILURE:
+            flows = [*map(flow_of, headers.get("link_error") or ())]
+        else:
+            return ()
+        firsts = [first for flow in flows if flow for first in start(flow[:1])]
     except DecodeError:
         return ()  # a broken message: what follows says so
+    return tuple(first.step.id for first in firsts if first.step.id)
