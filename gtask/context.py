@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
@@ -37,6 +38,11 @@ class Reporter(Protocol):
 
     in_main_thread: bool
     verdict: TaskError | None
+    busy: bool
+    lends: bool
+
+    def lend(self) -> AbstractContextManager[None]:
+        """Lends the run's slot out in a block."""
 
     def kill_after(self, seconds: float) -> None:
         """Has the process killed when the run is not over in so many seconds from now."""
@@ -68,6 +74,12 @@ class LocalReporter:
 
     in_main_thread = False
     verdict: TaskError | None = None
+    busy = False
+    lends = False
+
+    def lend(self) -> AbstractContextManager[None]:
+        """Lends nothing."""
+        return nullcontext()
 
     def kill_after(self, seconds: float) -> None:
         """Kills nobody."""
@@ -213,6 +225,18 @@ class TaskContext:
     def verdict(self) -> TaskError | None:
         """Why the task is not to be run at all, after it has killed processes; None for nearly every one."""
         return self._reporter.verdict
+
+    @property
+    def lends(self) -> bool:
+        """Whether the run can lend its slot out while it waits: an async task can, in the pool async."""
+        return self._reporter.lends
+
+    def lend(self) -> AbstractContextManager[None]:
+        """Lends the slot of this run to another job, for as long as it waits in this block; only where it `lends`.
+
+        Raises `WaitInTask` when too many wait in this worker already.
+        """
+        return self._reporter.lend()
 
     def refuse(self, error: TaskError) -> None:
         """Has the task not run, for this reason, unless there is one already. For the worker's use."""

@@ -159,6 +159,10 @@ class ResultTimeout(ResultError, TimeoutError):
     """The result was not there in time; the task may still be waiting or running: call `get()` again."""
 
 
+class WaitInTask(ResultError, RuntimeError):
+    """A task waited for another one, which could stop its pool for ever; write a chain or a chord instead."""
+
+
 class ResultsUnavailable(ResultError):
     """No results service answers; start `gtask results`, or choose another store for the App."""
 

@@ -19,6 +19,8 @@ from gtask.worker.ledger import NO_BLAME, Ledger
 SETTLED: Final = 0.5
 """Seconds that a death is waited for to be settled; a process that still runs then has lost its connection."""
 
+NO_SLOT: Final = -1
+
 
 class Guard:
     """The part of a ledger that belongs to one process: `slots`, one for each job it runs at once."""
@@ -50,16 +52,21 @@ class Guard:
 
         What gets through here ends the process, so the job stays noted: it is to blame as for any other death.
         """
-        slot = self._free.popleft()
-        self._ledger.begin(slot, job.unique, job.function)
+        # More jobs than there are slots run only while many others wait for them.
+        slot = self._free.popleft() if self._free else NO_SLOT
+        if slot != NO_SLOT:
+            self._ledger.begin(slot, job.unique, job.function)
         yield slot
-        self._ledger.end(slot)
-        self._free.append(slot)
+        if slot != NO_SLOT:
+            self._ledger.end(slot)
+            self._free.append(slot)
 
     def note(self, slot: int, job: Job, id: str, root: str) -> None:
         """Notes of which task, and of which whole, the job in a slot is a part."""
-        self._ledger.note(slot, job.unique, id, root)
+        if slot != NO_SLOT:
+            self._ledger.note(slot, job.unique, id, root)
 
     def kill_after(self, slot: int, seconds: float) -> None:
         """Has the supervisor kill this process when the job in a slot runs longer than so many seconds from now."""
-        self._ledger.set_deadline(slot, time.monotonic() + seconds)
+        if slot != NO_SLOT:
+            self._ledger.set_deadline(slot, time.monotonic() + seconds)

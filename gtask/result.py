@@ -28,7 +28,20 @@ from gtask.progress import Progress, seen
 from gtask.results.base import ResultStore
 from gtask.results.records import record_to_outcome, revoked_record
 from gtask.states import ErrorInfo, Outcome, Record, State
-from gtask.waiting import LOOK, NAP, NO_STORE, WORD, Watch, in_time, nobody_knows, revoking_store, slices
+from gtask.waiting import (
+    LOOK,
+    NAP,
+    NO_STORE,
+    WORD,
+    Watch,
+    check_wait,
+    in_time,
+    lending,
+    nobody_knows,
+    revoking_store,
+    slices,
+    sync_subtasks,
+)
 
 if TYPE_CHECKING:
     from gtask.app import App
@@ -82,7 +95,7 @@ class AsyncResult(Generic[R]):
 
     # --- waiting ---------------------------------------------------------------------------------------------
 
-    def get(self, timeout: float | None = None, propagate: bool = True) -> R:
+    def get(self, timeout: float | None = None, propagate: bool = True, disable_sync_subtasks: bool = True) -> R:
         """Waits for the result and returns it.
 
         `timeout` is in seconds, None for as long as it takes. Raises what the task raised (unless `propagate` is
@@ -93,15 +106,19 @@ class AsyncResult(Generic[R]):
         comes; give a timeout there.
         """
         begun = time.monotonic()
-        outcome = self._wait(timeout)
+        with sync_subtasks(disable_sync_subtasks):
+            outcome = self._wait(timeout)
         if outcome is None and timeout and in_time(begun, timeout) and self._unknown(WORD):
             raise ResultTimeout(self._late(timeout) + nobody_knows(self.app))
         return self._open(outcome, timeout, propagate)
 
-    async def aget(self, timeout: float | None = None, propagate: bool = True) -> R:
+    async def aget(
+        self, timeout: float | None = None, propagate: bool = True, disable_sync_subtasks: bool = True
+    ) -> R:
         """`get` for async code; `await result` is the same without a timeout."""
         begun = time.monotonic()
-        outcome = await self._await(timeout)
+        with sync_subtasks(disable_sync_subtasks):
+            outcome = await self._await(timeout)
         if outcome is None and timeout and in_time(begun, timeout) and await self._aunknown(WORD):
             raise ResultTimeout(self._late(timeout) + nobody_knows(self.app))
         return self._open(outcome, timeout, propagate)
@@ -120,6 +137,7 @@ class AsyncResult(Generic[R]):
     def _wait(self, timeout: float | None) -> Outcome | None:
         if self._outcome is not None:
             return self._outcome
+        check_wait(self, timeout)
         store, watch = self._store(), Watch(self)
         for seconds in slices(timeout, LOOK):
             try:
@@ -138,6 +156,10 @@ class AsyncResult(Generic[R]):
     async def _await(self, timeout: float | None) -> Outcome | None:
         if self._outcome is not None:
             return self._outcome
+        with lending(self, timeout):
+            return await self._alent(timeout)
+
+    async def _alent(self, timeout: float | None) -> Outcome | None:
         store, watch = self._store(), Watch(self)
         for seconds in slices(timeout, LOOK):
             try:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from gtask.errors import ResultError, ResultsUnavailable, StoreRequired
+from gtask.context import current_task
+from gtask.errors import ResultError, ResultsUnavailable, StoreRequired, WaitInTask
 from gtask.results.base import ResultStore
 
 if TYPE_CHECKING:
@@ -36,6 +39,50 @@ NO_STORE: Final = (
     "(and run `gtask results`, or `gtask server`, which includes it) or results='sqlite:///results.db', or use call(), "
     "whose answer comes back on the connection."
 )
+
+
+_allowed: ContextVar[bool] = ContextVar("gtask_waits_allowed", default=False)
+
+
+@contextmanager
+def sync_subtasks(disabled: bool) -> Iterator[None]:
+    """Lets tasks wait in this block, where they are not `disabled`."""
+    if disabled:
+        yield
+        return
+    token = _allowed.set(True)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+def check_wait(what: object, timeout: float | None) -> None:
+    """Raises `WaitInTask` where this code is part of a task, whose slot it would hold while it waits for `what`."""
+    if timeout == 0 or _allowed.get():
+        return
+    context = current_task()
+    if context is not None and context.worker:
+        raise WaitInTask(
+            f"{context.task.name} waits inside of a task for {what}, and would hold a slot meanwhile: when every slot "
+            "waits for what is queued behind it, nothing moves any more. Let the rest follow in a chain or a chord; or "
+            "make it an async task that awaits the result, in --pool async, where who waits lends out the slot; or, if "
+            "other workers run what it waits for, pass disable_sync_subtasks=False."
+        )
+
+
+def lending(what: object, timeout: float | None) -> AbstractContextManager[None]:
+    """Stands around a wait for `what` in an event loop: a task of the pool async lends its slot out meanwhile.
+
+    Raises `WaitInTask` in other tasks.
+    """
+    context = current_task()
+    if context is None or not context.worker or timeout == 0:
+        return nullcontext()
+    if context.lends:
+        return context.lend()
+    check_wait(what, timeout)
+    return nullcontext()
 
 
 class Watch:

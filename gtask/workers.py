@@ -7,7 +7,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from random import random
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
-from gtask.errors import ConfigurationError, GtaskError
+from gtask.errors import ConfigurationError, GtaskError, WaitInTask
 from gtask.guard import Guard
 from gtask.housekeeper import FUNCTIONS, LANES, SLOTS, Housekeeper
 from gtask.limits import Counters, Limits, check_scopes
@@ -45,6 +46,9 @@ log = logging.getLogger("gtask.worker")
 
 POOLS: Final = ("prefork", "thread", "async", "solo")
 BACKENDS: Final = ("asyncio", "uvloop", "trio")
+
+WAITING: Final = 32
+"""Tasks that wait for others, and are blamed nevertheless when the process of the pool async dies."""
 
 STOPS: Final[Mapping[str, Literal["killed", "spared", "itself"]]] = {
     "prefork": "killed",
@@ -99,7 +103,9 @@ def run_worker(app: App, options: WorkerOptions) -> int:
     _check_limits(app, options)
     _check_store(app)
     check_scopes(app)
-    processes, slots = (options.slots, 1) if forks else (1, options.slots)
+    # In the ledger those who wait for others keep their place, beside those others.
+    waiting = WAITING if options.pool == "async" else 0
+    processes, slots = (options.slots, 1) if forks else (1, options.slots + waiting)
     ledger = Ledger(2 * processes * slots)
     marks = MarkTable()
     counters = Counters.of(app, processes, slots, fresh_unique())
@@ -255,7 +261,7 @@ def _run_job(runner: Runner, driver: BlockingDriver, guard: Guard, in_main_threa
 class _Reporter(JobReporter):
     """Reports of a running job, and what its process is to know of it."""
 
-    __slots__ = ("_guard", "_slot", "in_main_thread", "verdict")
+    __slots__ = ("_guard", "_lent", "_slot", "in_main_thread", "lends", "verdict")
 
     def __init__(
         self,
@@ -269,12 +275,28 @@ class _Reporter(JobReporter):
         super().__init__(driver, job, loop)
         self._guard = guard
         self._slot = slot
+        self._lent = 0
+        self.lends = loop is not None
         self.in_main_thread = in_main_thread
         self.verdict = guard.verdict(job)
 
     def kill_after(self, seconds: float) -> None:
         """The supervisor does it."""
         self._guard.kill_after(self._slot, seconds)
+
+    @contextmanager
+    def lend(self) -> Iterator[None]:
+        """Lends out the slot, once however many parts of the task wait; called in the driver's loop."""
+        assert isinstance(self._driver, AsyncDriver)
+        if not self._lent and not self._driver.lend(self._job):
+            raise WaitInTask("Too many tasks of this worker wait for others already; let them follow in a chain.")
+        self._lent += 1
+        try:
+            yield
+        finally:
+            self._lent -= 1
+            if not self._lent:
+                self._driver.take_back(self._job)
 
     def note(self, id: str, root: str) -> None:
         """For the supervisor."""

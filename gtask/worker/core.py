@@ -7,8 +7,9 @@ A driver (`gtask.worker.blocking`, `gtask.worker.aio`) brings bytes and the time
 * after anything it calls `pump(now)` and sends what each link's protocol has to send;
 * it comes back at `deadline()`.
 
-Every job is in exactly one place: in the backlog, running, put off (a foreground retry waiting for its time), or
-ending (its result and what follows from it are being handed over). A drain ends when all four are empty.
+Every job is in exactly one place: in the backlog, running, lent (it waits for another job, which may run in its slot),
+put off (a foreground retry waiting for its time), or ending (its result and what follows from it are being handed
+over). A drain ends when all five are empty.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class CoreOptions:
     `slots` is how many run at once; `prefetch` how many more are held back, None to let the measured run time
     decide (design, section 7). `poll_interval` is the time in seconds after which a sleeping worker grabs unasked.
     `pack` makes one workload for a function of several carried items. `max_put_off` bounds the foreground retries that
-    wait here. `heartbeat` is how many seconds a job server may be silent before it is asked for a sign of life.
+    wait here, `max_lent` the jobs that wait for others and have lent out their slots. `heartbeat` is how many seconds a
+    job server may be silent before it is asked for a sign of life.
     """
 
     slots: int = 1
@@ -55,6 +57,7 @@ class CoreOptions:
     exceptions: bool = False
     pack: Callable[[str, Sequence[bytes]], bytes] = join_items
     max_put_off: int = 1000
+    max_lent: int = 1000
     heartbeat: float = HEARTBEAT
 
 
@@ -80,6 +83,7 @@ class WorkerCore:
         self.options = options
         self.backlog: deque[Job] = deque()
         self.running: set[Job] = set()
+        self.lent: set[Job] = set()
         self.stopping = False
         self.full = False
         """For whoever runs the jobs to say that no more are to be asked for now: what is held takes too much memory."""
@@ -100,7 +104,8 @@ class WorkerCore:
     @property
     def idle(self) -> bool:
         """Whether no job is held: what a drain waits for."""
-        return not (self.backlog or self.running or self._put_off or self.endings.open or self.endings.orphans)
+        held = self.backlog or self.running or self.lent or self._put_off
+        return not (held or self.endings.open or self.endings.orphans)
 
     @property
     def takes(self) -> bool:
@@ -145,7 +150,7 @@ class WorkerCore:
             if protocol.error is not None:
                 log.error("%s: %s The connection is closed.", link.server, protocol.error)
             self._handle(link, protocol.receive_eof(), now)
-            for job in [*self.backlog, *self.running, *(entry[2] for entry in self._put_off)]:
+            for job in [*self.backlog, *self.running, *self.lent, *(entry[2] for entry in self._put_off)]:
                 job.lost = job.lost or job.link is link
             if link.lane.gate is not None:
                 self._leave(link, now)
@@ -235,6 +240,19 @@ class WorkerCore:
             self.endings.ended_late(job, ending)
             return
         self.endings.begin(job, ending)
+
+    def lend(self, job: Job) -> bool:
+        """Frees the slot of a running job that waits for another job; false when too many do already."""
+        if job not in self.running or len(self.lent) >= self.options.max_lent:
+            return False
+        self.running.discard(job)
+        self.lent.add(job)
+        return True
+
+    def take_back(self, job: Job) -> None:
+        """A job that has lent its slot goes on, whether a slot is free or not."""
+        self.lent.discard(job)
+        self.running.add(job)
 
     def put_off(self, job: Job, until: float) -> bool:
         """Keeps a running job without a slot until a time, then lets it run again; false when too many wait."""

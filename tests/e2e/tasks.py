@@ -116,7 +116,7 @@ def _long(app: App) -> None:
     @app.task
     def parent(n: int) -> int:
         inner: BaseTask[..., int] = app.tasks["add"]
-        return inner.call(n, 1) + inner.delay(n, 1).get(timeout=GATE)
+        return inner.call(n, 1) + inner.delay(n, 1).get(timeout=GATE, disable_sync_subtasks=False)
 
 
 def _broken(app: App) -> None:
