@@ -57,9 +57,10 @@ class Asker:
         self._thread.start()
 
     def end(self) -> None:
-        """Gives everything back and ends the thread; it is not waited for longer than the store takes to answer."""
-        for gate in self._gates:
-            gate.give_up()
+        """Has everything given back and ends the thread, when nothing is asked any more.
+
+        It is waited for as long as a store takes to answer; what it does not give back is free when its lease is over.
+        """
         self._questions.put(None)
         if self._thread is not None:
             self._thread.join(2 * PAUSE)
@@ -91,6 +92,8 @@ class Asker:
             try:
                 question = self._questions.get(timeout=max(0.0, renew_at - time.monotonic()))
                 if question is None:
+                    for gate in self._gates:
+                        gate.give_up(self._store)
                     return
                 question(self._store)
                 self._wake()
@@ -296,8 +299,8 @@ class ClusterGate:
         for name in self._names:
             self._asker.ask(partial(self._release, name))
 
-    def give_up(self) -> None:
+    def give_up(self, store: ResultStore) -> None:
         """Gives everything back, at the end."""
-        held, self._used, self._free = self._held(), [], []
-        for name in held:
-            self._give_back(name)
+        self._take_answers(0.0)
+        for name in self._held():
+            self._release(name, store)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import mmap
+import os
 import struct
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -60,7 +62,9 @@ class LimitTable:
         self._memory = mmap.mmap(-1, max(1, tasks * self._size + (rows + 1)))
         self._rows_at = tasks * self._size
         self._tasks = tasks
-        self._lock = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the table
+        self._lock, path = tempfile.mkstemp(prefix="gtask-limits-")
+        os.unlink(path)
+        weakref.finalize(self, os.close, self._lock)
 
     def __repr__(self) -> str:
         return f"<LimitTable {self._tasks} tasks, {self.rows} rows>"

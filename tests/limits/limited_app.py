@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from gtask import App
-
-app = App("limited")
 
 
 def note(file: str, line: str) -> None:
@@ -25,34 +24,38 @@ def run(file: str, seconds: float) -> None:
     note(file, f"{os.getpid()} end {time.monotonic()}")
 
 
-@app.task(rate_limit="50/s")
-def often(file: str) -> None:
-    run(file, 0)
+def make(servers: Any = None) -> App:
+    """The App on some job servers."""
+    app = App("limited", servers=servers)
+
+    @app.task(rate_limit="50/s")
+    def often(file: str) -> None:
+        run(file, 0)
+
+    @app.task(rate_limit="50/s", limit_scope="cluster")
+    def often_in_all(file: str) -> None:
+        run(file, 0)
+
+    @app.task(max_concurrency=2)
+    def two(file: str, seconds: float) -> None:
+        run(file, seconds)
+
+    @app.task(max_concurrency=2, limit_scope="cluster")
+    def two_in_all(file: str, seconds: float) -> None:
+        run(file, seconds)
+
+    @app.task
+    def free(file: str, seconds: float) -> None:
+        run(file, seconds)
+
+    @app.task(max_concurrency=1, limit_scope="cluster")
+    def until(file: str, gate: str) -> int:
+        note(file, f"{os.getpid()} begin {time.monotonic()}")
+        while not Path(gate).exists():
+            time.sleep(0.01)
+        return os.getpid()
+
+    return app
 
 
-@app.task(rate_limit="50/s", limit_scope="cluster")
-def often_in_all(file: str) -> None:
-    run(file, 0)
-
-
-@app.task(max_concurrency=2)
-def two(file: str, seconds: float) -> None:
-    run(file, seconds)
-
-
-@app.task(max_concurrency=2, limit_scope="cluster")
-def two_in_all(file: str, seconds: float) -> None:
-    run(file, seconds)
-
-
-@app.task
-def free(file: str, seconds: float) -> None:
-    run(file, seconds)
-
-
-@app.task(max_concurrency=1, limit_scope="cluster")
-def until(file: str, gate: str) -> int:
-    note(file, f"{os.getpid()} begin {time.monotonic()}")
-    while not Path(gate).exists():
-        time.sleep(0.01)
-    return os.getpid()
+app = make()
