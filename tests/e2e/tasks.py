@@ -10,6 +10,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from gtask import App, Retry, TaskContext, current_task
 from gtask.task import BaseTask
 
@@ -112,6 +114,20 @@ def _long(app: App) -> None:
         now = time.time()
         note(path, f"{name} {now}")
         return now
+
+    @app.task
+    def slow(path: str, number: int, seconds: float) -> int:
+        note(path, f"start {number}")
+        time.sleep(seconds)
+        note(path, f"end {number}")
+        return number
+
+    @app.task
+    async def slowly(path: str, number: int, seconds: float) -> int:
+        note(path, f"start {number}")
+        await anyio.sleep(seconds)
+        note(path, f"end {number}")
+        return number
 
     @app.task
     def parent(n: int) -> int:
