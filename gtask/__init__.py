@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         SignatureError,
         SoftTimeLimitExceeded,
         StoreRequired,
+        StreamBroken,
         TaskError,
         TaskExpired,
         TaskFailed,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from gtask.retry import Retry
     from gtask.signatures import Signature
     from gtask.states import State
+    from gtask.streams import AsyncStream, Stream
     from gtask.task import Task
     from gtask.transport.tls import TLS
     from gtask.types import Priority
@@ -70,9 +72,11 @@ __all__ = [
     "signature",
     # results
     "AsyncResult",
+    "AsyncStream",
     "GroupResult",
     "Progress",
     "State",
+    "Stream",
     # errors
     "BadArguments",
     "ConfigurationError",
@@ -89,6 +93,7 @@ __all__ = [
     "SignatureError",
     "StoreRequired",
     "SoftTimeLimitExceeded",
+    "StreamBroken",
     "TaskError",
     "TaskExpired",
     "TaskFailed",
@@ -111,6 +116,7 @@ _HOMES: Final = {  # names that are in none of these are errors
     "gtask.retry": "Retry",
     "gtask.signatures": "Signature",
     "gtask.states": "State",
+    "gtask.streams": "AsyncStream Stream",
     "gtask.task": "Task",
     "gtask.transport.tls": "TLS",
     "gtask.types": "Priority",

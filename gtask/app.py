@@ -10,11 +10,11 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from gtask.arguments import Arguments
 from gtask.canvas import Chunks, chunks, combine
-from gtask.context import TaskContext
+from gtask.decorators import BoundDecorator, Decorator
 from gtask.errors import ConfigurationError, DuplicateTask, UnknownTask
 from gtask.letters import SUFFIX
 from gtask.message import new_task_id
@@ -31,7 +31,8 @@ from gtask.sending import AsyncSender, Sender
 from gtask.settings import Settings, SettingsDict
 from gtask.signatures import Signature
 from gtask.states import State
-from gtask.task import AsyncTask, BaseTask, FunctionTask, Task
+from gtask.streams import AsyncStream, Stream
+from gtask.task import AsyncStreamTask, AsyncTask, BaseTask, FunctionTask, StreamTask, Task, kind_of
 from gtask.types import JobStatus, Server, parse_servers
 
 P = ParamSpec("P")
@@ -87,11 +88,15 @@ class App:
     @overload
     def task(self, func: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
     @overload
+    def task(self, func: Callable[P, AsyncIterator[T]], /) -> AsyncStreamTask[P, T]: ...
+    @overload
+    def task(self, func: Callable[P, Iterator[T]], /) -> StreamTask[P, T]: ...
+    @overload
     def task(self, func: Callable[P, R], /) -> Task[P, R]: ...
     @overload
-    def task(self, *, bind: Literal[True], **options: Any) -> _BoundDecorator: ...
+    def task(self, *, bind: Literal[True], **options: Any) -> BoundDecorator: ...
     @overload
-    def task(self, *, bind: Literal[False] = False, **options: Any) -> _Decorator: ...
+    def task(self, *, bind: Literal[False] = False, **options: Any) -> Decorator: ...
     def task(self, *funcs: Any, bind: bool = False, **options: Any) -> Any:
         """Makes a task of a function: ``@app.task`` or ``@app.task(max_retries=5, ...)`` with `TaskOptions`.
 
@@ -113,8 +118,8 @@ class App:
         extra = frozenset(key for middleware in self.middleware.all for key in middleware.options)
         config = Options.of(name, options, extra)
         made: Task[..., Any] = Task(self, name, config, func, bind)
-        if made.is_async:
-            made = AsyncTask(self, name, config, func, bind)
+        if made.is_async or made.streams:
+            made = kind_of(made)(self, name, config, func, bind)
         made.extra_options = {key: value for key, value in options.items() if key in extra}
         self.tasks[name] = made
         return made
@@ -227,7 +232,9 @@ class App:
 
     def signature_over(self, task: BaseTask[..., R], kind: str, items: Iterable[Any] | None) -> Signature[list[R]]:
         """A signature of a task that runs over a list; `task.map(...)` is the way to write it."""
-        made: Signature[Any] = Signature(task, () if items is None else (list(items),), {}, {}, False, kind)
+        # One that has its list takes no result before it.
+        args = () if items is None else (list(items),)
+        made: Signature[Any] = Signature(task, args, {}, {}, items is not None, kind)
         return made
 
     def chunks_of(self, task: BaseTask[..., R], items: Iterable[Sequence[Any]], size: int) -> Chunks[list[R]]:
@@ -279,6 +286,14 @@ class App:
     async def asend(self, step: Signature[R]) -> Handle[R]:
         """`send` for async code."""
         return await self._async_sender.send(step)
+
+    def stream(self, step: Signature[Any]) -> Stream[Any]:
+        """Runs one signature of a generator task, to read its items one by one; written `Task.stream`."""
+        return self._sender.stream(step)
+
+    def astream(self, step: Signature[Any]) -> AsyncStream[Any]:
+        """`stream` for async code."""
+        return self._async_sender.stream(step)
 
     async def acall(self, step: Signature[Any]) -> Any:
         """`call` for async code."""
@@ -367,25 +382,3 @@ class App:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
-
-
-class _Decorator:
-    """The type of ``@app.task(...)``; only type checkers see it."""
-
-    @overload
-    def __call__(self, func: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
-    @overload
-    def __call__(self, func: Callable[P, R], /) -> Task[P, R]: ...
-    def __call__(self, func: Any, /) -> Any:
-        raise NotImplementedError
-
-
-class _BoundDecorator:
-    """The type of ``@app.task(bind=True, ...)``: the context is no parameter of the task's calls."""
-
-    @overload
-    def __call__(self, func: Callable[Concatenate[TaskContext, P], Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
-    @overload
-    def __call__(self, func: Callable[Concatenate[TaskContext, P], R], /) -> Task[P, R]: ...
-    def __call__(self, func: Any, /) -> Any:
-        raise NotImplementedError

@@ -246,7 +246,7 @@ class Arguments:
     @property
     def returns(self) -> Any:
         """The annotation of the result, `Any` without one; a lenient one where types are not checked."""
-        found = list[self.items] if self._yields else self.hints.get("return", Any)  # type: ignore[misc, name-defined]
+        found = list[self.items] if self._yields else self.hints.get("return", Any)  # type: ignore[name-defined]
         return found if self._typed or found is Any else Leniently(found)
 
     @property

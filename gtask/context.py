@@ -33,7 +33,8 @@ class Reporter(Protocol):
 
     What sends something returns false when the connection is gone. `in_main_thread` says whether the body of
     a plain function runs in the main thread of its process, where signals reach it. `verdict` is why the job is not to
-    be run at all, None for nearly every one.
+    be run at all, None for nearly every one. `busy` is true while the main thread is sending something, which no signal
+    may break off.
     """
 
     in_main_thread: bool
@@ -134,6 +135,7 @@ class TaskContext:
         "proof",
         "records",
         "state",
+        "streamed",
         "task",
         "worker",
         "workload",
@@ -166,6 +168,8 @@ class TaskContext:
         self.letters: list[Submission] = []
         self.proof = b""
         """What the signatures of the answers are bound to; empty where the job was not signed (`gtask.signing`)."""
+        self.streamed = False
+        """Whether its caller has had a part of what it yields; then it is not run again."""
         self.state: dict[str, Any] = {}
         """For middleware to keep something from one hook to another."""
         self._reporter: Reporter = reporter or LocalReporter()

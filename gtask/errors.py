@@ -167,6 +167,10 @@ class ResultsUnavailable(ResultError):
     """No results service answers; start `gtask results`, or choose another store for the App."""
 
 
+class StreamBroken(ResultError):
+    """A stream ended before its time: its worker was lost on the way, or a part of it; call it again."""
+
+
 class JobFailed(TaskError):
     """The worker reported that the job failed, without saying why (WORK_FAIL)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -42,7 +43,13 @@ class JobReporter(LocalReporter):
                 return anyio.from_thread.run_sync(self._driver.report, job, send)
             except RuntimeError:
                 pass  # this is no thread that runs a plain function, so it is the loop itself
-        return self._driver.report(job, send)
+        if not self.in_main_thread or threading.current_thread() is not threading.main_thread():
+            return self._driver.report(job, send)
+        self.busy = True
+        try:
+            return self._driver.report(job, send)
+        finally:
+            self.busy = False
 
     def progress(self, numerator: int, denominator: int) -> bool:
         """WORK_STATUS."""

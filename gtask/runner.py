@@ -26,6 +26,7 @@ from gtask.middleware import default_middleware
 from gtask.middleware.dead_letters import park, park_refused
 from gtask.middleware.results import check_size, keeps_result
 from gtask.over import over_list
+from gtask.producer import aproduce, produce
 from gtask.repeats import Repeats
 from gtask.results.joins import Join
 from gtask.results.records import outcome_to_record
@@ -236,6 +237,8 @@ class Runner:
                 for middleware in running:
                     hooks.enter_context(middleware.running(context))
                 flow = task.func(*args, **kwargs)
+                if task.streams:
+                    flow = aproduce(context, flow)
                 stoppable = self._in_loop and self.revocations is not None
                 value = await (self.revocations.stoppable(context, flow) if stoppable else flow)  # type: ignore[union-attr]
         elif self._in_loop:
@@ -244,13 +247,16 @@ class Runner:
             value = self._call(context, task, args, kwargs)
         else:
             value = task.func(*args, **kwargs)
+            if task.streams:
+                value = produce(context, value)
         return Outcome(context.id, State.SUCCESS, value)
 
     def _call(self, context: TaskContext, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with ExitStack() as hooks:
             for middleware in self.app.middleware.running:
                 hooks.enter_context(middleware.running(context))
-            return task.func(*args, **kwargs)
+            value = task.func(*args, **kwargs)
+            return produce(context, value) if task.streams else value
 
     async def _call_in_thread(self, context: TaskContext, *call: Any) -> Any:
         with nullcontext() if self.revocations is None else self.revocations.in_thread(context):

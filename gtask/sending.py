@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from anyio.lowlevel import RunVar
 
 from gtask.client import AsyncClient, Client
-from gtask.errors import ConfigurationError, GtaskError, JobException, JobFailed, ResultTimeout
+from gtask.client.channel import AsyncStreamClient, StreamClient
+from gtask.errors import ConfigurationError, GtaskError, JobException, JobFailed, ResultTimeout, TaskError
+from gtask.failures import error_info
 from gtask.group_result import GroupResult
 from gtask.layout import lay_out_canvas
 from gtask.plans import (
@@ -30,6 +32,8 @@ from gtask.result import AsyncResult
 from gtask.sendable import Canvas
 from gtask.signatures import Signature
 from gtask.states import ErrorInfo, Outcome, State
+from gtask.streams import AsyncStream, Pool, Stream, StreamCall
+from gtask.task import Task
 from gtask.types import JobStatus
 from gtask.unique import aanswered, answered, unique_key
 
@@ -43,6 +47,7 @@ class Sender:
     def __init__(self, app: App) -> None:
         self._app = app
         self._client: Client | None = None
+        self._streams: Pool[StreamClient] | None = None
         self._lock = threading.Lock()
 
     @property
@@ -95,8 +100,19 @@ class Sender:
                 raise_made(call.error(error), error)
             return call.value(data)
 
+    def stream(self, step: Signature[Any]) -> Stream[Any]:
+        """Starts a generator task in the foreground, whose items are read one by one."""
+        call = StreamCall(self._app, step)
+        if self._streams is None:
+            with self._lock:
+                if self._streams is None:
+                    self._streams = Pool(lambda: StreamClient(self._app.servers, **client_options(self._app)))
+        return Stream(call, self._streams)
+
     def open(self, step: Signature[Any]) -> AsyncResult[Any]:
         """Starts a step in the foreground; its handle waits on the connection."""
+        if isinstance(step.task, Task) and step.task.streams:
+            return StreamResult(self.stream(step))
         with ExitStack() as hooks:
             call = Call(self._app, step, hooks)
             job = self.client.open(call.submission, call.timeout, listen=False)
@@ -114,6 +130,9 @@ class Sender:
         """Closes the client; the next call makes a new one."""
         with self._lock:
             client, self._client = self._client, None
+            streams, self._streams = self._streams, None
+        if streams is not None:
+            streams.close()
         if client is not None:
             client.close()
 
@@ -188,6 +207,26 @@ class ForegroundResult(AsyncResult[Any]):
         return State.PENDING if outcome is None else outcome.state
 
 
+class StreamResult(ForegroundResult):
+    """The handle of a generator task that was started with `background=False`."""
+
+    def __init__(self, stream: Stream[Any]) -> None:
+        super().__init__(stream.call, lambda timeout: b"")
+        self._stream = stream
+
+    def stream(self) -> Stream[Any]:
+        """Its items; each can be had once."""
+        return self._stream
+
+    def _wait(self, timeout: float | None) -> Outcome | None:
+        if self._outcome is None and timeout != 0:
+            try:
+                self._outcome = Outcome(self.id, State.SUCCESS, list(self._stream), task=self.task or "")
+            except TaskError as error:
+                self._outcome = Outcome(self.id, State.FAILURE, error=error_info(error), task=self.task or "")
+        return self._outcome
+
+
 class AsyncForegroundResult(ForegroundResult):
     """`ForegroundResult` for async code: await it."""
 
@@ -216,6 +255,7 @@ class AsyncSender:
     def __init__(self, app: App) -> None:
         self._app = app
         self._clients: RunVar[AsyncClient | None] = RunVar(f"gtask client of {app.name}", None)
+        self._streams: RunVar[Pool[AsyncStreamClient] | None] = RunVar(f"gtask streams of {app.name}", None)
 
     @property
     def client(self) -> AsyncClient:
@@ -266,6 +306,18 @@ class AsyncSender:
                 raise_made(call.error(error), error)
             return call.value(data)
 
+    def stream(self, step: Signature[Any]) -> AsyncStream[Any]:
+        """As `Sender.stream`; the job is sent when the first item is asked for."""
+        return AsyncStream(StreamCall(self._app, step), self._get_streams)
+
+    def _get_streams(self) -> Pool[AsyncStreamClient]:
+        """The clients of the streams of this event loop."""
+        pool = self._streams.get()
+        if pool is None:
+            pool = Pool(lambda: AsyncStreamClient(self._app.servers, **client_options(self._app)))
+            self._streams.set(pool)
+        return pool
+
     async def open(self, step: Signature[Any]) -> AsyncResult[Any]:
         """As `Sender.open`."""
         with ExitStack() as hooks:
@@ -283,6 +335,10 @@ class AsyncSender:
 
     async def close(self) -> None:
         """Closes this event loop's client; the next call makes a new one."""
+        streams = self._streams.get()
+        if streams is not None:
+            self._streams.set(None)
+            streams.close()
         client = self._clients.get()
         if client is not None:
             self._clients.set(None)

@@ -17,6 +17,7 @@ from gtask.task import BaseTask
 if TYPE_CHECKING:
     from gtask.app import App
     from gtask.canvas import Group
+    from gtask.streams import AsyncStream, Stream
 
 R = TypeVar("R")
 S = TypeVar("S")
@@ -81,10 +82,13 @@ class Signature(Sendable[R]):
     def clone(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
     ) -> Self:
-        """A copy with more arguments: positional ones go in front, as the result of a step before would."""
-        if not (args or kwargs or options):
-            return self
-        copy = replace(self, args=(*args, *self.args), kwargs={**self.kwargs, **(kwargs or {})})
+        """A copy with more arguments: positional ones go in front, as the result of a step before would.
+
+        An immutable one takes no more arguments: they are left out, as that result is.
+        """
+        copy = self
+        if (args or kwargs) and not self.immutable:
+            copy = replace(self, args=(*args, *self.args), kwargs={**self.kwargs, **(kwargs or {})})
         return copy.set(**options) if options else copy
 
     def link(self, following: Linkable) -> Self:
@@ -107,6 +111,14 @@ class Signature(Sendable[R]):
         """`call` for async code."""
         result: R = await self.app.acall(self._whole(args, kwargs))
         return result
+
+    def stream(self: Signature[list[S]], *args: Any, **kwargs: Any) -> Stream[S]:
+        """Runs it to read its items one by one, as `Task.stream`."""
+        return self.app.stream(self._whole(args, kwargs))
+
+    def astream(self: Signature[list[S]], *args: Any, **kwargs: Any) -> AsyncStream[S]:
+        """`stream` for async code."""
+        return self.app.astream(self._whole(args, kwargs))
 
     def _whole(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
         whole = self.clone(args, kwargs)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gtask.result import AsyncResult
     from gtask.sendable import Sendable
     from gtask.signatures import Signature
+    from gtask.streams import AsyncStream, Stream
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -93,6 +94,21 @@ class BaseTask(Generic[P, R]):
         """`call` for async code."""
         result: R = await self.app.acall(self._step(args, kwargs))
         return result
+
+    # --- streams ---------------------------------------------------------------------------------------------
+
+    def stream(self: BaseTask[P, list[S]], *args: P.args, **kwargs: P.kwargs) -> Stream[S]:
+        """Runs a generator task as a foreground job and gives its items, each while the task still runs.
+
+        Leave the loop, or the stream's `with` block, to end the generator early. The generator is at most
+        `options(window=...)` items ahead of its reader. Raises `ConfigurationError` when the task is no generator,
+        `StreamBroken` when its worker is lost on the way, and otherwise as `call` does.
+        """
+        return self.app.stream(self._step(args, kwargs))
+
+    def astream(self: BaseTask[P, list[S]], *args: P.args, **kwargs: P.kwargs) -> AsyncStream[S]:
+        """`stream` for async code: ``async for row in export.astream(2026)``."""
+        return self.app.astream(self._step(args, kwargs))
 
     # --- signatures ------------------------------------------------------------------------------------------
 
@@ -185,6 +201,16 @@ class BoundTask(Generic[P, R]):
         result: R = await self.task.app.acall(self._step(args, kwargs))
         return result
 
+    def stream(self: BoundTask[P, list[S]], *args: P.args, **kwargs: P.kwargs) -> Stream[S]:
+        """As `Task.stream`."""
+        self.task.arguments.check(args, kwargs)
+        return self.task.app.stream(self._step(args, kwargs))
+
+    def astream(self: BoundTask[P, list[S]], *args: P.args, **kwargs: P.kwargs) -> AsyncStream[S]:
+        """As `Task.astream`."""
+        self.task.arguments.check(args, kwargs)
+        return self.task.app.astream(self._step(args, kwargs))
+
     def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
         """As `Task.s`, with these options."""
         self.task.arguments.check_part(args, kwargs)
@@ -204,7 +230,15 @@ class Task(BaseTask[P, R]):
         super().__init__(app, name, options, Arguments(func, name, bind, typed))
         self.func = func
         self.bind = bind
-        self.is_async = inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__)
+        self.is_async = any(
+            is_it(func) or is_it(type(func).__call__)
+            for is_it in (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+        )
+        self.streams = any(
+            is_it(func) or is_it(type(func).__call__)
+            for is_it in (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        )
+        """Whether it yields items, which can be read as a stream."""
         # Without the function's own attributes, which could be called as those of a task.
         update_wrapper(self, func, updated=())
 
@@ -223,6 +257,29 @@ class AsyncTask(Task[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
         """Calls the coroutine function here; await what it returns."""
         return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+
+
+class StreamTask(Task[P, list[S]]):
+    """A task whose body is a generator function: a local call gives the generator, `call` and `delay` a list."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Iterator[S]:  # type: ignore[override]
+        """Calls the generator function here."""
+        return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+
+
+class AsyncStreamTask(Task[P, list[S]]):
+    """A task whose body is an async generator function; otherwise as `StreamTask`."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[S]:  # type: ignore[override]
+        """Calls the async generator function here."""
+        return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+
+
+def kind_of(task: Task[..., Any]) -> type[Task[..., Any]]:
+    """The class that says what a local call of the task's function gives."""
+    if task.streams:
+        return AsyncStreamTask if task.is_async else StreamTask
+    return AsyncTask if task.is_async else Task
 
 
 class FunctionTask(BaseTask[..., Any]):

@@ -50,11 +50,16 @@ class Timers:
             else:
                 self._news.notify()
 
+    def _left(self) -> float | None:
+        return self._waiting[0][0] - time.monotonic() if self._waiting else None
+
     def _run(self) -> None:
         while True:
             with self._news:
-                while not self._waiting or (left := self._waiting[0][0] - time.monotonic()) > 0:
-                    self._news.wait(left if self._waiting else None)
+                left = self._left()
+                while left is None or left > 0:
+                    self._news.wait(left)
+                    left = self._left()
                 function = heapq.heappop(self._waiting)[2]
             try:
                 function()

@@ -43,6 +43,8 @@ class AsyncClient:
     another. Design, sections 6 and 8.
     """
 
+    core_type: type[Core] = Core
+
     def __init__(
         self,
         servers: str | Server | Iterable[str | Server] | None = None,
@@ -55,7 +57,7 @@ class AsyncClient:
         rng: Random | None = None,
     ) -> None:
         self._gates: dict[Server, anyio.Event] = {}
-        self._core = Core(
+        self._core = self.core_type(
             servers,
             wake=_wake,
             request_timeout=request_timeout,

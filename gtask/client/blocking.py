@@ -50,6 +50,8 @@ class Client:
     its own. `close()` it, or use it in a `with` block. Design, sections 6 and 8.
     """
 
+    core_type: type[Core] = Core
+
     def __init__(
         self,
         servers: str | Server | Iterable[str | Server] | None = None,
@@ -64,7 +66,7 @@ class Client:
         self._lock = threading.Lock()
         self._gates: dict[Server, threading.Event] = {}
         self._closing = threading.Event()
-        self._core = Core(
+        self._core = self.core_type(
             servers,
             wake=_wake,
             request_timeout=request_timeout,

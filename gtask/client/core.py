@@ -84,6 +84,8 @@ class Core:
     `wake`, the face's, is told whose news it is. `monotonic` times throughout.
     """
 
+    link_type: type[Link] = Link
+
     def __init__(
         self,
         servers: str | Server | Iterable[str | Server] | None,
@@ -128,7 +130,7 @@ class Core:
         for old in [old for old in self.retired if old.server == server and old.live <= 0]:
             self.end(old, ConnectionLost("This connection was doubtful, and is replaced."))
         self._refusals.pop(server, None)
-        link = self.links[server] = Link(server, stream, self.max_body, self.client_id, monotonic())
+        link = self.links[server] = self.link_type(server, stream, self.max_body, self.client_id, monotonic())
         return link
 
     def connection(self, server: Server, since: float) -> Link | None:

@@ -14,7 +14,7 @@ from random import random
 import anyio
 
 from gtask.context import TaskContext
-from gtask.errors import BadArguments, TaskExpired, TaskRevoked, TimeLimitExceeded, WorkerLost
+from gtask.errors import BadArguments, StreamBroken, TaskExpired, TaskRevoked, TimeLimitExceeded, WorkerLost
 from gtask.failures import error_info
 from gtask.letters import HISTORY_ROOM, add_attempt, read_history
 from gtask.middleware.base import Middleware, Next
@@ -52,6 +52,11 @@ class Retries(Middleware):
         delay = policy.decide(error, context.retries, random)
         # The caller wants the reason for a retry, not the wish; a bare Retry is its own reason.
         info = error_info((error.reason or error) if isinstance(error, Retry) else error)
+        if delay is not None and context.streamed:
+            # Its reader has had a part: another run would send it that part again.
+            if isinstance(error, Retry) and error.reason is None:
+                info = error_info(StreamBroken("The task wants to be run again, and its stream has begun already."))
+            return Outcome(context.id, State.FAILURE, error=info)
         if delay is None:
             return Outcome(context.id, State.FAILURE, error=info)
         _remember(context, info)

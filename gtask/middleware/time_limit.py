@@ -18,15 +18,19 @@ import signal
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import anyio
 
-from gtask.context import TaskContext
+from gtask.context import Reporter, TaskContext
 from gtask.errors import ConfigurationError, SoftTimeLimitExceeded, TimeLimitExceeded
 from gtask.middleware.base import Middleware, Next
 from gtask.states import Outcome
 from gtask.task import Task
+
+BUSY: Final = 0.005
+"""Seconds after which a soft limit tries again, when it comes in the middle of a report to the job server: torn in two,
+that would end the connection, and other jobs with it."""
 
 STUCK: Final = 2.0
 """Seconds that an async task gets to end after its hard limit, before its process is killed."""
@@ -54,7 +58,7 @@ class TimeLimit(Middleware):
             context.kill_after(hard)
         if soft is None:
             return await call_next(context)
-        with _alarm(soft):
+        with _alarm(soft, context.reporter):
             return await call_next(context)
 
 
@@ -65,10 +69,13 @@ def limits_of(context: TaskContext) -> tuple[float | None, float | None]:
 
 
 @contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
+def _alarm(seconds: float, reporter: Reporter) -> Iterator[None]:
     """Raises `SoftTimeLimitExceeded` in this, the main thread, after so many seconds."""
 
-    def ring(number: int, frame: FrameType | None) -> NoReturn:
+    def ring(number: int, frame: FrameType | None) -> None:
+        if reporter.busy:
+            signal.setitimer(signal.ITIMER_REAL, BUSY)
+            return
         raise SoftTimeLimitExceeded(f"The task ran longer than its soft_time_limit of {seconds:g} s.")
 
     before = signal.signal(signal.SIGALRM, ring)
