@@ -220,7 +220,9 @@ class App:
     ) -> Any:
         """A signature of a task by its name, whose code need not be here; or a canvas anew from ``dict(canvas)``."""
         if isinstance(task, str):
-            made: Signature[Any] = Signature(self.task_named(task), tuple(args), kwargs or {}, {}, immutable)
+            named = self.task_named(task)
+            named.arguments.check_part(tuple(args), dict(kwargs or {}))
+            made: Signature[Any] = Signature(named, tuple(args), kwargs or {}, {}, immutable)
             return made.set(**options) if options else made
         return task if isinstance(task, Canvas) else from_plain(self, task)
 
@@ -255,7 +257,8 @@ class App:
         **options: Unpack[CallOptions],
     ) -> Handle[Any]:
         """Sends a task by its name alone, as a background job: its code need not be here."""
-        return self.send(self.signature(name, args, kwargs, **options))
+        handle: Handle[Any] = self.send_canvas(self.signature(name, args, kwargs, **options))
+        return handle
 
     async def asend_task(
         self,
@@ -265,7 +268,8 @@ class App:
         **options: Unpack[CallOptions],
     ) -> Handle[Any]:
         """`send_task` for async code."""
-        return await self.asend(self.signature(name, args, kwargs, **options))
+        handle: Handle[Any] = await self.asend_canvas(self.signature(name, args, kwargs, **options))
+        return handle
 
     def send(self, step: Signature[R]) -> Handle[R]:
         """Sends one signature as a background job; `delay` is the way to write it."""

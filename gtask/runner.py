@@ -291,7 +291,8 @@ class Runner:
             return PutOff(outcome.delay)
         end, data = self._answer(context.message.form, outcome, context.foreground)
         if context.foreground:
-            return Ending(end, context.sealed(Kind.ANSWER if end is End.COMPLETE else Kind.FAILURE, data))
+            sealed = context.sealed(Kind.ANSWER if end is End.COMPLETE else Kind.FAILURE, data)
+            return Ending(end, sealed, optional=tuple(context.letters))
         return Ending(end, data, self._carry(context), tuple(context.following), tuple(context.letters))
 
     def _answer(self, form: Form, outcome: Outcome, foreground: bool) -> tuple[End, bytes]:
