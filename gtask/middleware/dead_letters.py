@@ -7,10 +7,11 @@ ended. Nothing hangs on it but a look afterwards: where the job server goes on r
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gtask.context import TaskContext
-from gtask.errors import EncodeError
+from gtask.errors import BadArguments, EncodeError
+from gtask.failures import type_name
 from gtask.letters import Letter, dead_function, encode_letter, read_history
 from gtask.message import is_own_unique, wire_unique
 from gtask.middleware.base import Middleware, Next
@@ -51,7 +52,8 @@ def parks(context: TaskContext) -> bool:
 
 def park(context: TaskContext, outcome: Outcome) -> None:
     """Adds the letter about a failure to what is submitted before the job is ended."""
-    if not parks(context):
+    bare = _misfits(context, outcome)
+    if not bare and not parks(context):
         return
     message, headers = context.message, context.message.headers
     runs = context.retries + int(headers.get("runs", 0))
@@ -70,8 +72,22 @@ def park(context: TaskContext, outcome: Outcome) -> None:
         retries=context.retries,
         history=read_history(headers.get("history")),
         stored=_stored(context),
+        refused=bare,  # it is sent again as it came
     )
     context.letters.extend(seal_letter(letter, chance, context.task.app.settings.signing_keys))
+
+
+def _misfits(context: TaskContext, outcome: Outcome) -> bool:
+    """Whether this is a bare value, such as PHP sends, that does not fit the task.
+
+    It is parked as bytes are that cannot be read: whether its caller waits to be told cannot be seen.
+    """
+    wanted = context.task.extra_options.get("dead_letters", context.task.app.settings.dead_letters)
+    bare = not context.message.form.is_envelope
+    return bool(wanted) and bare and outcome.error is not None and outcome.error.type == _MISFIT
+
+
+_MISFIT: Final = type_name(BadArguments)
 
 
 def _stored(context: TaskContext) -> str:

@@ -12,10 +12,13 @@ import pytest
 
 from gtask import App, TaskFailed
 from gtask.client import Client
+from gtask.dead import Parked, Verdict, work_through
 from gtask.errors import BadArguments, DecodeError, EncodeError, JobException, ResultTimeout
+from gtask.letters import Letter
 from gtask.message import Message, encode_message, new_task_id
 from gtask.protocol.codec import encode_request
 from gtask.protocol.packets import PacketType
+from gtask.testing import wait_until
 from gtask.types import Submission
 from tests.e2e.conftest import LIMIT, Staffed
 
@@ -107,6 +110,29 @@ def test_wrong_argument_types(staffed: Staffed) -> None:
         unchecked(app, "total", 1, 2, 3)
     with pytest.raises(JobException, match=r"BadArguments: add: a: "):
         foreground(staffed, "add", b'"seven"')
+
+
+def test_a_foreign_job_of_the_wrong_type_is_parked_with_the_path(staffed: Staffed) -> None:
+    order = b'{"id": 1, "amount": "much"}'
+    with pytest.raises(JobException, match=r"BadArguments: double: order\.amount: expected Decimal, got str 'much'"):
+        foreground(staffed, "double", order)
+    with Client(staffed.house.server.url) as client:
+        client.submit(Submission("double", order))
+    letters: list[Letter | None] = []
+
+    def drop(parked: Parked) -> Verdict:
+        letters.append(parked.letter)
+        return Verdict.DROP
+
+    def found() -> bool:
+        work_through(staffed.app, "double", drop)
+        return any(letter is not None and letter.message == order for letter in letters)
+
+    wait_until(found, LIMIT, "the dead letter")
+    letter = next(one for one in letters if one is not None and one.message == order)
+    assert letter.refused
+    assert letter.error.type == "gtask.errors.BadArguments"
+    assert letter.error.message.startswith("double: order.amount: expected Decimal, got str 'much'")
 
 
 def unchecked(app: App, name: str, *args: object) -> object:
