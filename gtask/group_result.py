@@ -14,9 +14,9 @@ from gtask.errors import ResultError, ResultsUnavailable, ResultTimeout
 from gtask.progress import Progress
 from gtask.result import AsyncResult
 from gtask.results.base import ResultStore
-from gtask.results.records import revoked_record
+from gtask.revoking import arevoke, revoke
 from gtask.states import Record, State
-from gtask.waiting import AWAY, LOOK, NAP, nobody_knows, revoking_store, slices
+from gtask.waiting import AWAY, LOOK, NAP, check_wait, lending, nobody_knows, slices, sync_subtasks
 
 if TYPE_CHECKING:
     from gtask.app import App
@@ -69,25 +69,29 @@ class GroupResult(Generic[R]):
 
     # --- waiting ---------------------------------------------------------------------------------------------
 
-    def join(self, timeout: float | None = None, propagate: bool = True) -> list[R]:
+    def join(self, timeout: float | None = None, propagate: bool = True, disable_sync_subtasks: bool = True) -> list[R]:
         """Waits for all results and returns them in the members' order; one wait, however many there are.
 
         Raises what the first failed member raised as soon as that is known, and `ResultTimeout` after `timeout`
         seconds, as `AsyncResult.get` does; without a timeout also `ResultError` when nobody knows a member any more.
         """
-        for result in self._ends(timeout):
-            if propagate:
-                result.get(0)
+        with sync_subtasks(disable_sync_subtasks):
+            for result in self._ends(timeout):
+                if propagate:
+                    result.get(0)
         return [result.get(0, propagate) for result in self.results]
 
     get = join
 
-    async def ajoin(self, timeout: float | None = None, propagate: bool = True) -> list[R]:
+    async def ajoin(
+        self, timeout: float | None = None, propagate: bool = True, disable_sync_subtasks: bool = True
+    ) -> list[R]:
         """`join` for async code."""
-        async with aclosing(self._aends(timeout)) as ended:
-            async for result in ended:
-                if propagate:
-                    result._open(result._outcome, timeout, propagate)
+        with sync_subtasks(disable_sync_subtasks):
+            async with aclosing(self._aends(timeout)) as ended:
+                async for result in ended:
+                    if propagate:
+                        result._open(result._outcome, timeout, propagate)
         return self._opened(timeout, propagate)
 
     aget = ajoin
@@ -122,6 +126,8 @@ class GroupResult(Generic[R]):
         """Yields the leaves as they end."""
         waiting, doubts = self._unfinished(), _Doubts()
         yield from [leaf for leaf in self.leaves() if leaf.id not in waiting]
+        if waiting:
+            check_wait(self, timeout)
         for seconds in slices(timeout, LOOK) if waiting else ():
             try:
                 found = self._store(waiting).wait(list(waiting), seconds)
@@ -144,7 +150,8 @@ class GroupResult(Generic[R]):
             yield leaf
         for seconds in slices(timeout, LOOK) if waiting else ():
             try:
-                found = await self._store(waiting).await_(list(waiting), seconds)
+                with lending(self, timeout):
+                    found = await self._store(waiting).await_(list(waiting), seconds)
             except ResultsUnavailable as error:
                 if timeout is not None or doubts.gone(error):
                     raise
@@ -218,18 +225,11 @@ class GroupResult(Generic[R]):
 
     def revoke(self, terminate: bool = False) -> None:
         """Revokes all members, as `AsyncResult.revoke` does, in one go."""
-        handles = self._whole()
-        records = [revoked_record(handle.id, handle.task) for handle in handles]
-        revoking_store(self.app).revoke(records, terminate, handles[0]._mark_ttl(handles))
+        revoke(self.app, self.leaves(), terminate)
 
     async def arevoke(self, terminate: bool = False) -> None:
         """`revoke` for async code."""
-        handles = self._whole()
-        records = [revoked_record(handle.id, handle.task) for handle in handles]
-        await revoking_store(self.app).arevoke(records, terminate, handles[0]._mark_ttl(handles))
-
-    def _whole(self) -> list[AsyncResult[Any]]:
-        return list({handle.id: handle for result in self.results for handle in result._whole()}.values())
+        await arevoke(self.app, self.leaves(), terminate)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until all members have ended, in whatever way; false when `timeout` seconds were over first."""

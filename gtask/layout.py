@@ -10,7 +10,7 @@ from gtask.canvas import Group
 from gtask.errors import ConfigurationError, StoreRequired
 from gtask.flows import start
 from gtask.group_result import GroupResult
-from gtask.message import CANVAS
+from gtask.message import CANVAS, SignatureData
 from gtask.plans import handle_of
 from gtask.publish import Sending
 from gtask.result import AsyncResult
@@ -61,13 +61,21 @@ def _add(app: App, layout: Layout, canvas: Canvas) -> AsyncResult[Any] | GroupRe
     nodes = lay_out(flow)
     handles: dict[str, AsyncResult[Any]] = {}
     handle = _handle(app, nodes, None, (), handles)
-    now = app.now()
-    for first in start(nodes):
+    now, firsts = app.now(), start(nodes)
+    for first in firsts:
         sending = app.publisher.prepare(first.step, now, first.rest, chord=first.chord)
+        if len(firsts) > 1:
+            # Several begin it together, so none of them is the whole's first: its end stands for it.
+            sending.message.headers.setdefault("root", _end(nodes, handle))
         if sending.due is not None and first.step.id in handles:
             handles[first.step.id]._due = sending.due
         layout.sendings.append(sending)
     return handle
+
+
+def _end(nodes: Sequence[Any], handle: AsyncResult[Any] | GroupResult[Any]) -> str:
+    """The id that stands for a flow which begins with a group: its result's, or that of what follows the group."""
+    return handle.id if isinstance(handle, AsyncResult) else SignatureData.from_list(nodes[1]).id
 
 
 def _lonely(member: Canvas) -> Signature[Any] | None:

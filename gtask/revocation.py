@@ -16,14 +16,23 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
 from gtask.context import TaskContext
-from gtask.errors import ConfigurationError, GtaskError, TaskError, TaskRevoked, TimeLimitExceeded, WorkerLost
+from gtask.errors import (
+    ConfigurationError,
+    DecodeError,
+    GtaskError,
+    TaskError,
+    TaskRevoked,
+    TimeLimitExceeded,
+    WorkerLost,
+)
 from gtask.failures import error_info
+from gtask.message import SignatureData
 from gtask.results.base import ResultStore
 from gtask.results.records import outcome_to_record, record_to_outcome, revoked_record
 from gtask.states import Outcome, State
@@ -219,7 +228,7 @@ class Revocations:
         while not (marked := self._marked(job, context)) and time.monotonic() < until:
             time.sleep(0.01)
         if marked:
-            self._refuse(context, self._stored(_own(marked, context)))
+            self._refuse(context, self._stored(_own(marked, job, context)))
 
     async def alook(self, job: Job, context: TaskContext) -> None:
         """`look` for an event loop."""
@@ -229,7 +238,7 @@ class Revocations:
         while not (marked := self._marked(job, context)) and time.monotonic() < until:  # noqa: ASYNC110 - as above
             await anyio.sleep(0.01)
         if marked:
-            self._refuse(context, await anyio.to_thread.run_sync(self._stored, _own(marked, context)))
+            self._refuse(context, await anyio.to_thread.run_sync(self._stored, _own(marked, job, context)))
 
     def _suspects(self, job: Job, context: TaskContext) -> bool:
         """Whether the job has killed a process, here or on another host, and so many that it may be one too many."""
@@ -327,13 +336,18 @@ class Revocations:
         raise TaskRevoked("The task was revoked while it ran, and stopped.")
 
 
-def _ids(job: Job, context: TaskContext) -> tuple[str, ...]:
+def _ids(job: Job, context: TaskContext) -> list[str]:
     """The ids by which a job may be marked; a caller on the connection has the one in its unique alone."""
-    if context.foreground:
-        return (job.unique[:TASK_ID], context.id, context.root_id)
-    return (context.id,) if context.root_id == context.id else (context.id, context.root_id)
+    ids = [job.unique[:TASK_ID]] if context.foreground else []
+    ids += [context.id] if context.root_id == context.id else [context.id, context.root_id]
+    chain = context.message.headers.get("chain")
+    if chain and isinstance(chain[0], list):
+        # What a chain leads to is not wanted any more: the handle of its end stands for it in any process.
+        with suppress(DecodeError):
+            ids.append(SignatureData.from_list(chain[0]).id)
+    return ids
 
 
-def _own(marked: str, context: TaskContext) -> str:
+def _own(marked: str, job: Job, context: TaskContext) -> str:
     """The id under which something may be stored of a task that is marked by some id."""
-    return context.id if marked == context.root_id else marked
+    return marked if context.foreground and marked == job.unique[:TASK_ID] else context.id

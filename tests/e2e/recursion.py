@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from gtask import App
+from gtask import App, group
 from tests.e2e.tasks import note
 
 
@@ -35,6 +35,15 @@ def make(servers: Any = None) -> App:
             group.start_soon(one)
             group.start_soon(one)
         return sum(found)
+
+    @app.task
+    async def wide(n: int) -> int:
+        """Waits for a group."""
+        return 1 if n == 0 else sum(await group(wide.s(n - 1) for _ in range(3)).delay())
+
+    @app.task
+    def joining() -> list[int]:
+        return group(depth.s(0) for _ in range(3)).delay().get(timeout=10)
 
     @app.task
     def plain() -> int:

@@ -45,6 +45,13 @@ def make(servers: Any = None) -> App:
         note(path, ctx.retries)
         raise Retry(delay=1.5)
 
+    @app.task(bind=True, max_retries=1, default_retry_delay=1.0, autoretry_for=(ValueError,))
+    def tries(ctx: TaskContext, folder: str) -> int:
+        if not ctx.retries:
+            raise ValueError("too early")
+        pass_gate(folder, "second")
+        return ctx.retries
+
     @app.task
     def sends(folder: str) -> None:
         """Sends tasks of its own, and ends."""

@@ -182,3 +182,41 @@ def test_a_delayed_task_and_a_retry_that_waits_are_revoked(works: Works, tmp_pat
     assert lines(tmp_path / "said") == []
     assert lines(tmp_path / "runs") == ["0"]
     assert retried.state is State.REVOKED
+
+
+def test_the_end_alone_stands_for_the_whole(works: Works, tmp_path: Path) -> None:
+    """Handles made from an id in another process: of a chain, and of a chord's result."""
+    tasks, after = works.app.tasks, str(tmp_path / "after")
+    line = chain(
+        tasks["say"].s(after, "a").set(countdown=1.0), tasks["say"].si(after, "b"), tasks["say"].si(after, "c")
+    )
+    members = [tasks["say"].s(after, name).set(countdown=1.0) for name in "de"]
+    joined = chord(members, chain(tasks["say"].si(after, "f"), tasks["say"].si(after, "g")))
+    for result in (line.delay(), joined.delay()):
+        works.app.AsyncResult(result.id).revoke()
+    works.ended("say")
+    assert lines(tmp_path / "after") == []
+
+
+def test_a_running_member_is_stopped_by_the_end_alone(works: Works, tmp_path: Path) -> None:
+    tasks = works.app.tasks
+    members = [tasks["plain"].s(str(tmp_path), name) for name in "ab"]
+    result = chord(members, tasks["say"].si(str(tmp_path / "after"), "body")).delay()
+    for name in "ab":
+        wait_for(tmp_path / f"{name}.started")
+    works.app.AsyncResult(result.id).revoke(terminate=True)
+    works.ended("plain", "say")
+    assert not list(tmp_path.glob("*.passed"))
+    assert lines(tmp_path / "after") == []
+
+
+def test_a_retry_is_seen_with_its_reason_until_it_runs_again(works: Works, tmp_path: Path) -> None:
+    result = send(works.app, "tries", tmp_path)
+    wait_until(lambda: result.state is State.RETRY, LIMIT, "the first run to fail")
+    assert result.info is not None
+    assert "ValueError: too early" in str(result.info.error.traceback)
+    assert result.traceback is not None
+    wait_for(tmp_path / "second.started")
+    assert result.state is State.STARTED
+    (tmp_path / "second.go").touch()
+    assert result.get(timeout=LIMIT) == 1

@@ -51,12 +51,20 @@ def test_a_recursion_deeper_than_the_slots_ends(loop: App) -> None:
 def test_a_task_may_wait_for_several_at_once(loop: App) -> None:
     assert get(loop, "tree", 4) == 16
     assert get(loop, "depth", 3) == 3
+    assert get(loop, "wide", 3) == 27
 
 
 @pytest.mark.parametrize("name", ["plain", "blocking"])
 def test_a_blocking_wait_is_refused_in_an_event_loop_too(loop: App, name: str) -> None:
     with pytest.raises(WaitInTask, match=f"{name} waits inside of a task for <AsyncResult .*chain.*--pool async"):
         get(loop, name)
+
+
+def test_a_wait_for_a_group_is_refused_as_well(blocking: App) -> None:
+    with pytest.raises(WaitInTask, match="joining waits inside of a task for <GroupResult of 3>"):
+        get(blocking, "joining")
+    with pytest.raises(WaitInTask):
+        get(blocking, "wide", 1)
 
 
 @pytest.mark.parametrize("name", ["plain", "blocking", "depth"])
