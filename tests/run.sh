@@ -72,8 +72,13 @@ check "ruff format" ruff format --check .
 check "mypy" mypy
 check "pyright" pyright --pythonpath .venv/bin/python
 
-say "pytest"
-.venv/bin/python -m pytest "$@"
+# Most tests wait for something, so there is one process more than there are cores. A file's tests stay together: they
+# share servers and workers. Another number: PROCESSES=1 sh tests/run.sh
+cores=$(nproc 2>/dev/null || echo 2)
+processes=${PROCESSES:-$((cores + 1))}
+[ "$processes" -gt 1 ] || processes=0
+say "pytest, $processes processes beside this one"
+.venv/bin/python -m pytest -n "$processes" --dist loadfile --no-loadscope-reorder "$@"
 result=$?
 # In CI a few failures are tried once more, alone: what passes then depended on the load of the machine. It is named
 # as what it is, a fault to be found, and does not keep everything else back.
@@ -83,7 +88,7 @@ path = pathlib.Path(".pytest_cache/v/cache/lastfailed")
 print(len(json.loads(path.read_text())) if path.exists() else 99)')
     if [ "$lost" -le 5 ]; then
         say "$lost failed; once more, alone. Whatever passes now is flaky: find out why."
-        .venv/bin/python -m pytest --last-failed --last-failed-no-failures=none
+        .venv/bin/python -m pytest --last-failed --last-failed-no-failures=none -n 0
         result=$?
     fi
 fi
