@@ -139,6 +139,7 @@ class FloorWorker:
 
     def __init__(self, wire: Wire, functions: list[bytes]) -> None:
         self._wire = wire
+        wire.socket.settimeout(None)  # a worker may wait as long as it likes
         self._under_way, self._window = 1, 1
         wire.socket.sendall(b"".join([packet(CAN_DO, function) for function in functions]) + _grab)
 

@@ -8,24 +8,14 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 
+from benchmarks.plans import QUICK, Plan, how_many
 from benchmarks.rig import SERVERS, Rig, rig
-from benchmarks.workloads import WORKLOADS, Measure, Workload
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much is measured: `rounds` over all workloads, each for about `seconds`, at least `least` times over."""
-
-    rounds: int = 7
-    seconds: float = 0.3
-    least: int = 20
-
-
-QUICK = Plan(rounds=1, seconds=0.0, least=20)
-"""For the test: says that everything works, and nothing about speed."""
+from benchmarks.tables import align
+from benchmarks.workloads import WORKLOADS, Workload
 
 
 @dataclass
@@ -53,25 +43,14 @@ def measure(servers: Iterable[str], plan: Plan, only: str = "") -> list[Row]:
             for each in rigs:
                 row = Row(each.kind, workload.name)
                 rows.append(row)
-                count = _count(workload.gtask, each, workload.most, plan)
-                work.append((each, workload, row, count, _count(workload.floor, each, workload.most, plan)))
+                count = how_many(partial(workload.gtask, each), workload.most, plan)
+                floor_count = how_many(partial(workload.floor, each), workload.most, plan)
+                work.append((each, workload, row, count, floor_count))
         for _ in range(plan.rounds):
             for each, workload, row, count, floor_count in work:
                 row.floor.append(floor_count / workload.floor(each, floor_count))
                 row.gtask.append(count / workload.gtask(each, count))
     return rows
-
-
-def _count(measured: Measure, each: Rig, most: int, plan: Plan) -> int:
-    """How many times to do something so that it takes as long as planned; finding that out also warms it up."""
-    count = plan.least
-    while plan.seconds:
-        seconds = measured(each, count)
-        wanted = min(most, int(count * plan.seconds / seconds))
-        if seconds >= plan.seconds / 4 or wanted <= count:
-            return max(plan.least, wanted)
-        count = min(wanted, 8 * count)
-    return count
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -83,7 +62,7 @@ def table(rows: Sequence[Row]) -> str:
         spread = f"{min(ratios):.2f}..{max(ratios):.2f}"
         figures = [f"{median(row.gtask):,.0f}", f"{median(row.floor):,.0f}", f"{median(ratios):.2f}", spread]
         lines.append([row.workload, row.server, *figures])
-    text = _align(lines)
+    text = align(lines, 2)
     pairs = [
         (one, other)
         for one in rows
@@ -94,31 +73,12 @@ def table(rows: Sequence[Row]) -> str:
         lines = [["embedded server : gearmand", "gtask", "floor"]]
         for one, other in pairs:
             lines.append([one.workload, _ratio(one.gtask, other.gtask), _ratio(one.floor, other.floor)])
-        text += "\n\n" + _align(lines)
+        text += "\n\n" + align(lines, 1)
     return text
 
 
 def _ratio(one: Sequence[float], other: Sequence[float]) -> str:
     return f"{median(a / b for a, b in zip(one, other, strict=True)):.2f}"
-
-
-def _align(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    words = 2 if len(widths) > 3 else 1  # columns of words before those of figures
-    made = []
-    for line in lines:
-        cells = [
-            cell.ljust(width) if place < words else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        made.append("| " + " | ".join(cells) + " |")
-    made.insert(
-        1,
-        "|"
-        + "|".join("-" * (width + 1) + (":" if place >= words else "-") for place, width in enumerate(widths))
-        + "|",
-    )
-    return "\n".join(made)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
