@@ -7,15 +7,14 @@ needed to read the record behind it, so it can be made anew in any process: `app
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeGuard, TypeVar
 
 import anyio
 
 from gtask.errors import (
     ConfigurationError,
-    GtaskError,
     NetworkError,
     ResultError,
     ResultsUnavailable,
@@ -26,7 +25,8 @@ from gtask.failures import rebuild
 from gtask.known import ais_unknown, is_unknown
 from gtask.progress import Progress, seen
 from gtask.results.base import ResultStore
-from gtask.results.records import record_to_outcome, revoked_record
+from gtask.results.records import record_to_outcome
+from gtask.revoking import arevoke, revoke
 from gtask.states import ErrorInfo, Outcome, Record, State
 from gtask.waiting import (
     LOOK,
@@ -38,7 +38,6 @@ from gtask.waiting import (
     in_time,
     lending,
     nobody_knows,
-    revoking_store,
     slices,
     sync_subtasks,
 )
@@ -48,9 +47,6 @@ if TYPE_CHECKING:
     from gtask.group_result import GroupResult
 
 R = TypeVar("R")
-
-_PASSING = (State.PENDING, State.PROGRESS)
-"""States of a record that may be out of date: its worker may be gone. What the job servers know is newer."""
 
 
 class AsyncResult(Generic[R]):
@@ -112,9 +108,7 @@ class AsyncResult(Generic[R]):
             raise ResultTimeout(self._late(timeout) + nobody_knows(self.app))
         return self._open(outcome, timeout, propagate)
 
-    async def aget(
-        self, timeout: float | None = None, propagate: bool = True, disable_sync_subtasks: bool = True
-    ) -> R:
+    async def aget(self, timeout: float | None = None, propagate: bool = True, disable_sync_subtasks: bool = True) -> R:
         """`get` for async code; `await result` is the same without a timeout."""
         begun = time.monotonic()
         with sync_subtasks(disable_sync_subtasks):
@@ -237,32 +231,11 @@ class AsyncResult(Generic[R]):
         later too, for `result_expires` seconds, or as long as the call is delayed. Raises `StoreRequired` when the App
         has no store, and `ConfigurationError` when its store keeps no marks.
         """
-        handles = self._whole()
-        records = [revoked_record(handle.id, handle.task) for handle in handles]
-        revoking_store(self.app).revoke(records, terminate, self._mark_ttl(handles))
+        revoke(self.app, [self], terminate)
 
     async def arevoke(self, terminate: bool = False) -> None:
         """`revoke` for async code."""
-        handles = self._whole()
-        records = [revoked_record(handle.id, handle.task) for handle in handles]
-        await revoking_store(self.app).arevoke(records, terminate, self._mark_ttl(handles))
-
-    def _whole(self) -> list[AsyncResult[Any]]:
-        """This task and all that have to end before it, each once."""
-        found: dict[str, AsyncResult[Any]] = {}
-        pending: list[AsyncResult[Any]] = [self]
-        while pending:
-            handle = pending.pop()
-            if handle.id not in found:
-                found[handle.id] = handle
-                pending += handle._before
-        return list(found.values())
-
-    def _mark_ttl(self, handles: Iterable[AsyncResult[Any]]) -> float:
-        """How long marks are kept: until the last of some tasks would be run, and as long as a result then."""
-        now = self.app.now()
-        longest = max((handle._due or now for handle in handles), default=now)
-        return self.app.settings.result_expires + max(0.0, longest - now)
+        await arevoke(self.app, [self], terminate)
 
     # --- looking ---------------------------------------------------------------------------------------------
 
@@ -273,17 +246,15 @@ class AsyncResult(Generic[R]):
         It is UNKNOWN where nobody knows the id: one of a task that has ended, too, when no result was stored.
         """
         outcome = self._look() if self._stored else None
-        if outcome is not None and outcome.state not in _PASSING:
+        if _is_final(outcome):
             return outcome.state
-        said = outcome is not None and outcome.state is State.PROGRESS
         try:
             state = self.app.state_on_servers(self.id)
         except NetworkError:
-            if not said:
+            if outcome is None or outcome.state is State.PENDING:
                 raise
-            return State.PROGRESS
-        if state is State.UNKNOWN and said:
-            return State.PROGRESS
+            return outcome.state
+        state = _merged(outcome, state)
         if state is State.UNKNOWN and self.parent is not None and not self.parent.state.ready:
             # A later step of a chain is known to nobody before the step in front of it has ended.
             return State.PENDING
@@ -294,17 +265,15 @@ class AsyncResult(Generic[R]):
     async def astate(self) -> State:
         """`state` for async code."""
         outcome = await self._alook() if self._stored else None
-        if outcome is not None and outcome.state not in _PASSING:
+        if _is_final(outcome):
             return outcome.state
-        said = outcome is not None and outcome.state is State.PROGRESS
         try:
             state = await self.app.astate_on_servers(self.id)
         except NetworkError:
-            if not said:
+            if outcome is None or outcome.state is State.PENDING:
                 raise
-            return State.PROGRESS
-        if state is State.UNKNOWN and said:
-            return State.PROGRESS
+            return outcome.state
+        state = _merged(outcome, state)
         if state is State.UNKNOWN and self.parent is not None and not (await self.parent.astate()).ready:
             return State.PENDING
         return state
@@ -320,6 +289,20 @@ class AsyncResult(Generic[R]):
     async def aprogress(self) -> Progress | None:
         """`progress` for async code."""
         return seen(await self.app.ajobs_on_servers(self.id), await self._alook() if self._stored else None)
+
+    def stream(self) -> Iterator[Any]:
+        """Not possible: nobody listens to a background job. Raises `ConfigurationError`, which says what to write."""
+        raise ConfigurationError(
+            f"A background job sends no stream. Write {self.task or 'task'}.stream(...) to read its items as they "
+            "come, or get() for the whole list."
+        )
+
+    def astream(self) -> AsyncIterator[Any]:
+        """Not possible, as `stream`."""
+        raise ConfigurationError(
+            f"A background job sends no stream. Write {self.task or 'task'}.astream(...) to read its items as they "
+            "come, or `await result` for the whole list."
+        )
 
     @property
     def _stored(self) -> bool:
@@ -397,3 +380,17 @@ class AsyncResult(Generic[R]):
         """`forget` for async code."""
         await self._store().aforget([self.id])
         self._outcome = None
+
+
+def _is_final(outcome: Outcome | None) -> TypeGuard[Outcome]:
+    return outcome is not None and outcome.ready
+
+
+def _merged(outcome: Outcome | None, on_servers: State) -> State:
+    """The state of a task that has not ended, from what is stored of it and what the job servers say."""
+    if outcome is None or outcome.state is State.PENDING:
+        return on_servers
+    if outcome.state is State.RETRY:
+        # It is a retry until it runs again.
+        return on_servers if on_servers in (State.STARTED, State.PROGRESS) else State.RETRY
+    return outcome.state if on_servers is State.UNKNOWN else on_servers
