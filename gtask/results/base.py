@@ -44,6 +44,11 @@ class Marks(NamedTuple):
     cursor: str
 
 
+def no_marks(marks: Marks) -> bool:
+    """Whether there are none."""
+    return not marks.marks
+
+
 class ResultStore(ABC):
     """Keeps the records of tasks by their id.
 

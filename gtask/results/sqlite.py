@@ -15,15 +15,13 @@ from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
-import anyio
-import anyio.to_thread
-
 from gtask.results import joining, tables
-from gtask.results.base import Marks
+from gtask.results.base import Marks, no_marks
 from gtask.results.checks import check_record
 from gtask.results.file import BUSY, SqliteFile
 from gtask.results.joins import Join
 from gtask.results.keyed import Keyed, KeyedStore, Value
+from gtask.results.polling import Poll, apoll, poll
 from gtask.results.wire import Item, JoinItem, PutItem, RevokeItem, check_join
 from gtask.states import READY, Record, State
 from gtask.types import Submission
@@ -118,11 +116,13 @@ class SqliteStore(KeyedStore):
 
     def revoked(self, cursor: str, timeout: float) -> Marks:
         """See `ResultStore.revoked`."""
-        return self._poll(partial(self.marks_after, cursor), _no_marks, timeout)
+        look = self._news(partial(self.marks_after, cursor))
+        return poll(look, no_marks, Poll(timeout, FIRST_LOOK, LAST_LOOK))
 
     async def arevoked(self, cursor: str, timeout: float) -> Marks:
         """See `ResultStore.revoked`; no thread is kept while nothing happens."""
-        return await self._apoll(partial(self.marks_after, cursor), _no_marks, timeout)
+        look = self._news(partial(self.marks_after, cursor))
+        return await apoll(look, no_marks, Poll(timeout, FIRST_LOOK, LAST_LOOK))
 
     def get(self, ids: Collection[str]) -> dict[str, Record]:
         """See `ResultStore.get`."""
@@ -130,11 +130,13 @@ class SqliteStore(KeyedStore):
 
     def wait(self, ids: Collection[str], timeout: float) -> dict[str, Record]:
         """See `ResultStore.wait`."""
-        return self._poll(partial(self.ready, ids), operator.not_, timeout if ids else 0.0)
+        look = self._news(partial(self.ready, ids))
+        return poll(look, operator.not_, Poll(timeout if ids else 0.0, FIRST_LOOK, LAST_LOOK))
 
     async def await_(self, ids: Collection[str], timeout: float) -> Mapping[str, Record]:
         """See `ResultStore.wait`; no thread is kept while nothing happens."""
-        return await self._apoll(partial(self.ready, ids), operator.not_, timeout if ids else 0.0)
+        look = self._news(partial(self.ready, ids))
+        return await apoll(look, operator.not_, Poll(timeout if ids else 0.0, FIRST_LOOK, LAST_LOOK))
 
     def forget(self, ids: Collection[str]) -> None:
         """See `ResultStore.forget`."""
@@ -222,36 +224,20 @@ class SqliteStore(KeyedStore):
 
     # --- inside ----------------------------------------------------------------------------------------------
 
-    def _poll(self, look: Callable[[], T], nothing: Callable[[T], bool], timeout: float) -> T:
-        """Looks, again after each write by anybody, until there is something or the time is over."""
-        deadline = time.monotonic() + timeout
-        nap = FIRST_LOOK
+    def _news(self, look: Callable[[], T]) -> Callable[[], T]:
+        """A look that is only taken after a write by anybody."""
         seen: tuple[int, int] | None = None
-        while True:
+        found: list[T] = []
+
+        def anew() -> T:
+            nonlocal seen
             version = self.version()
             if version != seen:
+                found[:] = [look()]
                 seen = version
-                found = look()
-            left = deadline - time.monotonic()
-            if left <= 0 or not nothing(found):
-                return found
-            time.sleep(min(nap, left))
-            nap = min(nap * 1.5, LAST_LOOK)
+            return found[0]
 
-    async def _apoll(self, look: Callable[[], T], nothing: Callable[[T], bool], timeout: float) -> T:
-        deadline = time.monotonic() + timeout
-        nap = FIRST_LOOK
-        seen: tuple[int, int] | None = None
-        while True:
-            version = await anyio.to_thread.run_sync(self.version)
-            if version != seen:
-                seen = version
-                found = await anyio.to_thread.run_sync(look)
-            left = deadline - time.monotonic()
-            if left <= 0 or not nothing(found):
-                return found
-            await anyio.sleep(min(nap, left))
-            nap = min(nap * 1.5, LAST_LOOK)
+        return anew
 
     def _sweep(self, db: sqlite3.Connection, now: float) -> bool:
         more = joining.sweep(db, now, SWEEP)
@@ -267,10 +253,6 @@ class SqliteStore(KeyedStore):
                 for id, state, body in db.execute(f"{query} ({_marks(chunk)})", (now, *chunk)):
                     found[id] = Record(id, State(state), body)
         return found
-
-
-def _no_marks(marks: Marks) -> bool:
-    return not marks.marks
 
 
 def _row(record: Record, expires: float, now: float) -> tuple[str, str, bool, bytes, float, float]:
