@@ -275,17 +275,19 @@ class Core:
 
     def reach(self, trip: Trip) -> Flow[Link]:
         """Finds a connection for a call, makes one if need be, and goes from server to server until one works."""
+        reasons: dict[Server, NetworkError] = {}
         while True:
             if self.closed:
                 raise self._closed()
-            reasons: dict[Server, NetworkError] = {}
             for server in self.router.order(trip.key, monotonic()):
                 if server in trip.excluded:
                     continue
                 try:
                     return (yield from self.reach_server(server, trip.give_up_at))
                 except NetworkError as error:
-                    reasons[server] = error
+                    # What is told is why it could not be reached, and not that one more attempt had no time left.
+                    if server not in reasons or monotonic() < trip.give_up_at:
+                        reasons[server] = error
             pause = self.router.pause(trip.pauses)
             if not reasons or not trip.uncertain or monotonic() + pause >= trip.give_up_at:
                 silent = {server: error for server, error in trip.excluded.items() if isinstance(error, NetworkError)}
