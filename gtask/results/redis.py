@@ -39,7 +39,8 @@ ANSWER: Final = 10.0
 ``redis://host/0?socket_connect_timeout=5&socket_timeout=30``."""
 
 CONNECTIONS: Final = 32
-"""Connections of one event loop; in threads there are as many as threads use at once."""
+MAX_CONNECTIONS: Final = 1000
+"""Connections of one event loop; and of all threads of a process, where each wait has one of its own."""
 
 THREADS: Final = 200
 """Waits of one event loop that is not asyncio: each of them takes a thread."""
@@ -70,7 +71,9 @@ class RedisStore(KeyedStore):
             )
         self._flows = Flows(prefix)
         try:
-            self._client = redis.Redis.from_url(self._url, retry=Retry(NoBackoff(), 1, _AGAIN), **_OPTIONS)
+            self._client = redis.Redis.from_url(
+                self._url, **{"retry": Retry(NoBackoff(), 1, _AGAIN), "max_connections": MAX_CONNECTIONS} | _OPTIONS
+            )
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"The store redis://{self._where} cannot be used: {error}.") from None
         self._loops: RunVar[tuple[redis.asyncio.Redis, Hub]] = RunVar(f"gtask redis results {id(self)}")
