@@ -31,7 +31,7 @@ from gtask.types import MAX_UNIQUE, JobStatus, Submission
 DELAY: Final = 0.02
 """Seconds for which an item may wait for others to travel with."""
 
-CHECK: Final = 5.0
+CHECK: Final = 2.0
 """Seconds after which the job server is asked again whether the reader is still there."""
 
 
@@ -56,6 +56,9 @@ class Producer:
         self._news = threading.Condition()
         self._wake: Callable[[], object] | None = None
         self._consumed = 0
+        """Chunks that the reader has consumed, as far as this process has heard."""
+        self._known = 0
+        """How many of them the window knows of."""
         self._gone = False
         self._armed = False
         self._ended = False
@@ -115,9 +118,7 @@ class Producer:
         """Whether an item can be taken now; asks after the reader now and then."""
         self._known = self._consumed
         self._window.consumed(self._known)
-        if self._asked_at and monotonic() - self._asked_at < CHECK:
-            pass
-        elif self._packer.count:
+        if self._packer.count and monotonic() - self._asked_at >= CHECK:
             self._ask()
         if self._gone:
             raise ReaderLeft
@@ -215,9 +216,6 @@ class Producer:
                 wake()
             except RuntimeError:
                 pass  # its loop has ended
-
-    _known = 0
-    """What of `_consumed` the window knows."""
 
 
 def _whole(text: bytes) -> int:

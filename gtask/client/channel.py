@@ -38,7 +38,7 @@ FUNCTION: Final = "gtask.stream"
 ATTACHED: Final = b"attach"
 """The workload of a worker's submission that attaches to a token; a job that holds it is one whose token is gone."""
 
-STALE: Final = 60.0
+STALE: Final = 10.0
 """Seconds after which a token that nobody has grabbed is left over: its caller grabs it at once, or is gone."""
 
 ATTEMPTS: Final = 10

@@ -70,10 +70,11 @@ def make(servers: str | None = None) -> App:
         yield from range(after, count)
 
     @app.task
-    def blobs(size: int, count: int) -> Iterator[bytes]:
-        blob = bytes(size)
+    def blobs(path: str, size: int, count: int) -> Iterator[bytes]:
+        note(path, f"begun {os.getpid()}")
         for _ in range(count):
-            yield blob
+            note(path, "item")
+            yield bytes(size)
 
     @app.task(bind=True, max_retries=2, default_retry_delay=0.01)
     def again(ctx: TaskContext, late: bool) -> Iterator[int]:
