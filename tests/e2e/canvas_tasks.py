@@ -115,7 +115,7 @@ def _built(app: App, node: Step | Side, path: str) -> Any:
 
 
 def evaluated(flow: Flow, value: Any, links: list[str], ends: bool = True) -> Any:
-    """What a flow leads to; `links` gets the lines of the links that run, `ends` says that nothing waits for its end."""
+    """What a flow leads to; `links` gets the lines of those that run, `ends` says that nothing waits for its end."""
     for place, node in enumerate(flow.nodes):
         last = ends and place == len(flow.nodes) - 1
         if isinstance(node, Step):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -105,20 +106,27 @@ def test_a_canvas_does_what_plain_evaluation_does(stage: Stage, flow: Flow, trav
     if travels:
         canvas = stage.app.signature(json.loads(json.dumps(dict(canvas))))
     handle = canvas.delay(0)
-    expected: list[str] = []
-    try:
-        value = evaluated(flow, 0, expected)
-    except Failed as failed:
+    links: list[str] = []
+    expected = outcome(flow, links)
+    if isinstance(expected, Failed):
         with pytest.raises(ValueError, match=r"^boom \d$") as error:
             handle.get(timeout=LIMIT)
-        assert str(error.value) in failed.messages
+        assert str(error.value) in expected.messages
         if not isinstance(handle, GroupResult):
             # Once, whoever failed; of a group that nothing follows, once for each.
             wait_until(lambda: any(line.startswith("blamed") for line in lines(path)), LIMIT, "the errback")
             blamed = [line for line in lines(path) if line.startswith("blamed")]
             assert blamed == [f"blamed boom {error.value}"]
     else:
-        assert handle.get(timeout=LIMIT) == value
+        assert handle.get(timeout=LIMIT) == expected
         assert handle.successful()
-        wait_until(lambda: len(lines(path)) >= len(expected), LIMIT, "the links")
-        assert sorted(lines(path)) == sorted(expected)
+        wait_until(lambda: len(lines(path)) >= len(links), LIMIT, "the links")
+        assert sorted(lines(path)) == sorted(links)
+
+
+def outcome(flow: Flow, links: list[str]) -> Any:
+    """What a flow leads to, its failure too."""
+    try:
+        return evaluated(flow, 0, links)
+    except Failed as failed:
+        return failed

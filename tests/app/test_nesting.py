@@ -1,0 +1,331 @@
+"""Nested canvases through a worker: what comes out, which handles there are, and who is told of a failure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gtask import App, AsyncResult, GroupResult, TaskContext, chain, chord, group
+from gtask.errors import BadArguments, ConfigurationError, ResultTimeout, TaskFailed
+from gtask.results import SqliteStore
+from gtask.sendable import Canvas
+from gtask.states import State
+from gtask.testing.embedded import EmbeddedServer
+from gtask.testing.programs import wait_until
+from tests.app.helpers import LIMIT, working
+
+
+class Shop:
+    """An App with a worker, and what its tasks have heard."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self.heard: list[Any] = []
+        self.sizes: list[int] = []
+        self.add = app.task(name="add")(lambda a, b=0: a + b)
+        self.total = app.task(name="total")(_total)
+        self.same = app.task(name="same")(lambda value: value)
+        self.divide = app.task(name="divide")(lambda a, b: a // b)
+        self.hear = app.task(name="hear")(self.heard.append)
+        self.weigh = app.task(name="weigh", bind=True)(self._weigh)
+
+    def _weigh(self, context: TaskContext, value: Any = None) -> int:
+        self.sizes.append(len(context.workload))
+        return 1
+
+
+def _total(values: Any, more: int = 0) -> int:
+    return sum(_total(value) if isinstance(value, list) else value for value in values) + more
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """One worker for all tests of this module."""
+    store = SqliteStore(tmp_path_factory.mktemp("shop") / "results.db")
+    with EmbeddedServer() as server, App("shop", server.url, store, dead_letters=False) as app:
+        made = Shop(app)
+        with working(app, slots=4):
+            yield made
+
+
+@pytest.fixture(autouse=True)
+def nothing_heard(shop: Shop) -> None:
+    shop.heard.clear()
+
+
+def get(canvas: Canvas) -> Any:
+    return canvas.delay().get(timeout=LIMIT)
+
+
+# --- values --------------------------------------------------------------------------------------------------
+
+
+def test_groups_nest_as_lists(shop: Shop) -> None:
+    add = shop.add
+    assert get(group(group(add.s(1), add.s(2)), add.s(3))) == [[1, 2], 3]
+    assert get(group(group(add.s(1), add.s(2)), add.s(3)) | shop.same) == [[1, 2], 3]
+    assert get(group(group(group(add.s(1))))) == [[[1]]]
+    assert get(group(add.s(1), add.s(2)) | group(shop.total.s(), shop.total.s(10))) == [3, 13]
+
+
+def test_a_chord_stands_wherever_a_task_does(shop: Shop) -> None:
+    add, total = shop.add, shop.total
+    five = chord([add.s(2), add.s(3)], total.s())
+    assert get(five | add.s(1)) == 6
+    assert get(chain(add.s(1), group(add.s(2), add.s(3)) | total.s())) == 7
+    assert get(group(five, five | add.s(1)) | total.s()) == 11
+    assert get(chord([chord([five, five], total.s()), five], total.s())) == 15
+
+
+def test_arguments_go_to_all_that_starts(shop: Shop) -> None:
+    add = shop.add
+    canvas = group(add.s(1), group(add.s(2), add.si(7)) | shop.total.s(), add.s(3) | add.s(4))
+    assert canvas.delay(100).get(timeout=LIMIT) == [101, 109, 107]
+    assert canvas.apply_async((100,), priority="high").get(timeout=LIMIT) == [101, 109, 107]
+
+
+@pytest.mark.anyio
+async def test_the_async_face_sends_the_same(shop: Shop) -> None:
+    add = shop.add
+    canvas = chain(add.s(1), group(add.s(2), group(add.s(3), add.s(4)) | shop.total.s()))
+    handle = await canvas.adelay()
+    assert await handle.aget(timeout=LIMIT) == [3, 9]
+    assert [await one.aget(timeout=0) async for one in handle.aiterate(LIMIT)] == [3, 9]
+    assert await handle.acompleted_count() == 2
+    assert await handle.astate() is State.SUCCESS
+    assert await (await group(add.s(1)).aapply_async(priority="low")) == [1]
+    await shop.app.aclose()
+
+
+# --- handles -------------------------------------------------------------------------------------------------
+
+
+def test_a_chain_that_ends_with_a_group_has_its_handles(shop: Shop) -> None:
+    add = shop.add
+    handle = chain(add.s(1), group(add.s(2), chain(add.s(3), add.s(4)))).delay()
+    assert isinstance(handle, GroupResult)
+    assert handle.get(timeout=LIMIT) == [3, 8]
+    assert handle.parent is handle[0].parent
+    assert isinstance(handle.parent, AsyncResult)
+    assert handle.parent.get(timeout=LIMIT) == 1
+    inner = handle[1].parent
+    assert isinstance(inner, AsyncResult)
+    assert (inner.get(timeout=LIMIT), inner.parent) == (4, handle.parent)
+    assert [child.id for child in handle.parent.children] == [handle[0].id, inner.id]
+
+
+def test_a_nested_group_has_a_nested_handle(shop: Shop) -> None:
+    add = shop.add
+    handle = group(group(add.s(1), add.s(2)), add.s(3)).delay()
+    inner = handle[0]
+    assert isinstance(inner, GroupResult)
+    assert handle.wait(LIMIT)
+    assert (len(handle), handle.completed_count(), inner.completed_count()) == (2, 2, 2)
+    assert {id(one) for one in handle.iterate(LIMIT)} == {id(inner), id(handle[1])}
+    assert (handle.ready(), handle.successful(), handle.failed(), handle.state) == (True, True, False, State.SUCCESS)
+    assert (handle.progress.done, handle.progress.total) == (2, 2)
+    assert len(handle.leaves()) == 3
+    handle.forget()
+    assert not handle.ready()
+
+
+def test_the_parent_of_a_body_is_its_group(shop: Shop) -> None:
+    handle = (group(shop.add.s(1), group(shop.add.s(2), shop.add.s(3))) | shop.total | shop.add.s(1)).delay()
+    assert handle.get(timeout=LIMIT) == 7
+    body = handle.parent
+    assert isinstance(body, AsyncResult)
+    members = body.parent
+    assert isinstance(members, GroupResult)
+    assert members.get(timeout=LIMIT) == [1, [2, 3]]
+    assert {before.id for before in body._before} == {leaf.id for leaf in members.leaves()}
+
+
+def test_between_two_groups_stands_a_handle_of_the_list(shop: Shop) -> None:
+    handle = (group(shop.add.s(1), shop.add.s(2)) | group(shop.total.s(), shop.total.s(1))).delay()
+    assert handle.get(timeout=LIMIT) == [3, 4]
+    between = handle.parent
+    assert isinstance(between, AsyncResult)
+    assert between.get(timeout=LIMIT) == [1, 2]
+    assert isinstance(between.parent, GroupResult)
+
+
+def test_a_group_waits_no_longer_than_it_is_told(shop: Shop) -> None:
+    never = shop.app.signature("nobody_serves_this")
+    handle = group(shop.add.s(1), group(never)).delay()
+    with pytest.raises(ResultTimeout, match="Not all of the group's 2 results"):
+        handle.get(timeout=0.2)
+    assert not handle.wait(0)
+    assert handle.state is State.PENDING
+    assert not handle.ready()
+    handle.revoke()
+    assert handle.wait(LIMIT)
+    assert handle[1].state is State.REVOKED
+
+
+# --- failures ------------------------------------------------------------------------------------------------
+
+
+def test_a_failure_reaches_all_that_stands_behind(shop: Shop) -> None:
+    """Steps, groups, the outer chord and what follows it; each with the cause."""
+    add, total = shop.add, shop.total
+    inner = chain(shop.divide.s(1, 0), group(add.s(1), add.s(2)), total.s(), group(add.s(3), add.s(4)))
+    handle = (group(inner, add.s(5)) | total.s() | add.s(1)).delay()
+    with pytest.raises(ZeroDivisionError):
+        handle.get(timeout=LIMIT)
+    pending: list[Any] = [handle]
+    failed = succeeded = 0
+    while pending:
+        one = pending.pop()
+        pending += one._before
+        assert one.wait(LIMIT)
+        failed += one.failed()
+        succeeded += one.successful()
+    assert succeeded >= 1
+    assert failed >= 9
+
+
+@pytest.mark.parametrize("bad", ["step", "member", "inner", "body"])
+def test_the_errback_of_a_chain_is_called_once(shop: Shop, bad: str) -> None:
+    """With the error and the name of the task that failed, whichever it is."""
+    fail = shop.divide.si(1, 0)
+    good = shop.add.si(1)
+    steps = {name: fail if name == bad else good for name in ("step", "member", "inner", "body")}
+    canvas = chain(
+        steps["step"],
+        group(steps["member"], good, chain(good, group(steps["inner"], steps["inner"]))),
+        steps["body"],
+        shop.same.s(),
+    ).on_error(shop.hear)
+    with pytest.raises(ZeroDivisionError):
+        get(canvas)
+    wait_until(lambda: shop.heard, LIMIT, "the errback")
+    ((what),) = shop.heard
+    assert (what["task"], what["type"]) == ("divide", "ZeroDivisionError")
+    assert "divide" not in what["id"]
+    assert "ZeroDivisionError" in what["traceback"]
+    assert shop.app.AsyncResult(what["id"]).failed()
+
+
+def test_the_errback_of_a_chord_is_called_once_for_its_members_too(shop: Shop) -> None:
+    fail = shop.divide.s(1, 0)
+    handle = chord([fail, shop.add.s(1), fail], shop.total.s()).link_error(shop.hear.s()).delay()
+    with pytest.raises(ZeroDivisionError):
+        handle.get(timeout=LIMIT)
+    wait_until(lambda: shop.heard, LIMIT, "the errback")
+    assert len(shop.heard) == 1
+    assert handle.failed()
+
+
+def test_a_body_in_an_outer_chord_hands_its_members_failure_on(shop: Shop) -> None:
+    inner = chord([shop.divide.s(1, 0), shop.add.s(1)], shop.total.s()).link_error(shop.hear.s())
+    handle = (group(inner, shop.add.s(1)) | shop.total.s()).link_error(shop.hear.s()).delay()
+    with pytest.raises(ZeroDivisionError):
+        handle.get(timeout=LIMIT)
+    wait_until(lambda: len(shop.heard) == 2, LIMIT, "both errbacks")
+    assert {what["task"] for what in shop.heard} == {"divide"}
+    assert len({what["id"] for what in shop.heard}) == 1
+
+
+def test_links_follow_the_end_of_the_whole(shop: Shop) -> None:
+    add, total, hear = shop.add, shop.total, shop.hear
+    get(chain(add.s(1), add.s(2)).link(hear))
+    wait_until(lambda: shop.heard == [3], LIMIT, "the link of a chain")
+    get(chord([add.s(1), add.s(3)], total).link(chain(add.s(10), hear.s())))
+    wait_until(lambda: shop.heard == [3, 14], LIMIT, "the link of a chord, which is a chain")
+    get(group(add.s(1), add.s(1)).link(group(add.s(4), add.s(5)) | total | hear))
+    wait_until(lambda: shop.heard == [3, 14, 11, 11], LIMIT, "the links of a group, which are chords")
+    add.apply_async((1,), link=hear.s(), link_error=hear.s()).get(timeout=LIMIT)
+    wait_until(lambda: shop.heard == [3, 14, 11, 11, 1], LIMIT, "the link of a call")
+
+
+# --- lists ---------------------------------------------------------------------------------------------------
+
+
+def test_a_task_runs_over_a_list(shop: Shop) -> None:
+    add = shop.add
+    assert get(add.map(range(3))) == [0, 1, 2]
+    assert get(add.starmap([(1, 2), (3, 4)])) == [3, 7]
+    assert get(shop.same.s([1, 2]) | add.map()) == [1, 2]
+    assert get(add.s(1) | add.map([5]) | shop.total) == 5
+    assert add.starmap([(1, 2)]).call() == [3]
+    chunks = add.chunks(zip(range(5), range(5), strict=True), 2)
+    assert get(chunks) == [[0, 2], [4, 6], [8]]
+    assert get(chunks.group()) == [[0, 2], [4, 6], [8]]
+    assert get(chunks | shop.total) == 20
+
+
+def test_an_item_that_fails_is_named(shop: Shop) -> None:
+    handle = shop.divide.starmap([(1, 1), (1, 0)]).delay()
+    with pytest.raises(ZeroDivisionError) as error:
+        handle.get(timeout=LIMIT)
+    assert "item 1 of divide.starmap()" in str(handle.traceback)
+    remote = error.value.__cause__
+    assert isinstance(remote, TaskFailed)
+    assert "item 1 of divide.starmap()" in str(remote.traceback)
+
+
+def test_items_that_do_not_fit_are_refused_before_anything_is_sent(shop: Shop) -> None:
+    with pytest.raises(BadArguments, match=r"Item 1 of divide.starmap\(\)"):
+        shop.divide.starmap([(1, 1), (1,)]).delay()
+    with pytest.raises(BadArguments, match="takes one list, and here are 0"):
+        shop.add.map().delay()
+    with pytest.raises(ConfigurationError, match="lives in a worker of another language"):
+        shop.app.function("php").map([1]).delay()
+    with pytest.raises(ConfigurationError, match="above zero"):
+        shop.add.chunks([(1, 2)], 0)
+    with pytest.raises(ConfigurationError, match="one item at least"):
+        shop.add.chunks([], 3)
+
+
+@pytest.mark.parametrize("items", [5, {"a": 1}])
+def test_what_is_no_list_fails_the_task_that_was_to_run_over_it(shop: Shop, items: Any) -> None:
+    with pytest.raises(BadArguments, match="takes one list"):
+        get(shop.same.s(items) | shop.add.map())
+    with pytest.raises(BadArguments, match=r"Item 0 of add.starmap\(\)"):
+        get(shop.same.s([items]) | shop.add.starmap())
+
+
+# --- sizes, and a trip ---------------------------------------------------------------------------------------
+
+
+def test_five_chords_of_ten_in_a_chain_stay_small(shop: Shop) -> None:
+    """Measured where each job arrives."""
+    weigh = shop.weigh
+    shop.sizes.clear()
+    canvas = chain(*(step for _ in range(5) for step in (group(weigh.s() for _ in range(10)), weigh.s())))
+    assert get(canvas) == 1
+    assert len(shop.sizes) == 55
+    print(f"five chords of ten: largest {max(shop.sizes)} bytes, all {sum(shop.sizes)}")
+    assert max(shop.sizes) < 8 * 1024
+
+
+def test_a_message_grows_with_what_is_to_come_and_no_faster(shop: Shop) -> None:
+    weigh = shop.weigh
+    shop.sizes.clear()
+    largest = []
+    for length in (10, 20, 40, 80):
+        shop.sizes.clear()
+        get(chain([weigh.s()] * length))
+        largest.append(max(shop.sizes))
+    steps = [(after - before) / count for before, after, count in zip(largest, largest[1:], (10, 20, 40), strict=False)]
+    print(f"chains of 10 to 80: {largest} bytes")
+    assert max(steps) - min(steps) < 4
+    assert largest[0] < 2000
+
+
+def test_a_canvas_makes_a_trip_as_json(shop: Shop) -> None:
+    add, total, hear = shop.add, shop.total, shop.hear
+    canvas = chain(
+        add.s(1).set(priority="high", expires=60),
+        group(add.s(2) | add.si(3), chord([add.s(4)], total.s(1)), group(add.s(5)), add.starmap([[1, 2]])),
+        group(total.s(), total.s(2)),
+        total.s().link(hear.s()).link_error(chain(hear, hear)),
+    )
+    again = shop.app.signature(json.loads(json.dumps(dict(canvas))))
+    assert again == canvas
+    assert hash(again) == hash(canvas)
+    assert repr(again) == repr(canvas)
+    assert again.delay().get(timeout=LIMIT) == canvas.delay().get(timeout=LIMIT)
