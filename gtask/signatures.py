@@ -74,6 +74,9 @@ class Signature(Sendable[R]):
         check_call(self.task.name, options)
         if options.get("task_id") is not None:
             check_task_id(str(options["task_id"]))
+        for name in ("link", "link_error"):
+            for following in listed(options.get(name)):
+                as_canvas(following).check_arguments(before=True)
         return replace(self, options={**self.options, **options})
 
     def _first(self, options: CallOptions) -> Self:
@@ -100,7 +103,9 @@ class Signature(Sendable[R]):
         return self._linked("link_error", following)
 
     def _linked(self, name: str, following: Linkable) -> Self:
-        return replace(self, options={**self.options, name: [*listed(self.options.get(name)), as_canvas(following)]})
+        linked = as_canvas(following)
+        linked.check_arguments(before=True)
+        return replace(self, options={**self.options, name: [*listed(self.options.get(name)), linked]})
 
     def call(self, *args: Any, **kwargs: Any) -> R:
         """Runs it as a foreground job, as `Task.call`."""
