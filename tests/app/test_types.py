@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from gtask import App, BadArguments
+from gtask import App, BadArguments, chain, chord, group
 from gtask.arguments import COMING, Arguments
 from gtask.codecs import pack, unpack
 from gtask.errors import ConnectFailed
@@ -380,6 +380,46 @@ def test_a_partial_call_is_checked_as_far_as_it_is_known(shop: App) -> None:
         send.s(sbject="x")
     with pytest.raises(BadArguments, match="too many positional arguments"):
         calculate.s(1, [], 3)
+
+
+def test_what_is_put_together_is_checked_as_a_whole_before_any_of_it_is_sent(shop: App) -> None:
+    calculate, send = shop.tasks["calculate"], shop.tasks["send"]
+
+    @shop.task
+    def add_up(amounts: list[Decimal], label: str = "") -> Decimal:
+        raise NotImplementedError
+
+    wrong: list[tuple[Any, str]] = [
+        (calculate.s("seven") | send.s(), "calculate: order_id"),
+        (calculate.s(7) | send.s(5), "send: subject"),
+        (calculate.s(7) | send.s(Decimal(1), "y"), "send.* does not take these arguments: too many"),
+        (calculate.s(7) | send.si("much"), "send: amount"),
+        (chain(calculate.s(7), send.s("x"), calculate.si("x")), "calculate: order_id"),
+        (group(calculate.s(7), calculate.s("seven")), "calculate: order_id"),
+        (group([calculate.s(7), calculate.s(8) | send.s(5)]), "send: subject"),
+        (chord([calculate.s("seven")], add_up.s()), "calculate: order_id"),
+        (chord([calculate.s(7)], add_up.s(5)), "add_up: label"),
+        (group(calculate.s(7), calculate.s(8)) | add_up.s("x") | send.s(5), "send: subject"),
+        (calculate.s(7) | group(send.s("a"), send.s(5)), "send: subject"),
+        (calculate.map([1, "seven"]), r"Item 1 of calculate\.map\(\): calculate: order_id"),
+        (send.starmap([(Decimal(1), "x"), (Decimal(1), 5)]), r"Item 1 of send\.starmap\(\): send: subject"),
+    ]
+    for canvas, sentence in wrong:
+        with pytest.raises(BadArguments, match=rf"^{sentence}"):
+            canvas.delay()
+        with pytest.raises(BadArguments, match=rf"^{sentence}"):
+            canvas.apply_async(countdown=1)
+    for way in (
+        lambda: group(calculate.s(), calculate.s()).delay("seven"),
+        lambda: calculate.s(7).link(calculate.s(8).set(priority="low") | send.s(5)),
+        lambda: calculate.s(7).link(send.s(5)),
+        lambda: calculate.s(7).link_error(send.si("much")),
+        lambda: calculate.apply_async((7,), link=send.s(5)),
+    ):
+        with pytest.raises(BadArguments):
+            way()
+    with pytest.raises(ConnectFailed):  # what is not known yet is not held against anybody
+        (calculate.s(7) | send.s("x") | calculate.s()).delay()
 
 
 # --- the worker ----------------------------------------------------------------------------------------------------
