@@ -106,6 +106,10 @@ LETTER = (
 )
 
 
+SETS = (b"\xc7\x00\x02", b"\xc7\x00\x03")
+"""How a set and a frozenset begin: extensions 2 and 3, without content."""
+
+
 def built(supply: Supply, kind: int) -> None:
     """The same from well-formed msgpack, of which any part may be anything."""
     if kind == 8:
@@ -149,9 +153,9 @@ def job(supply: Supply) -> None:
         written = encode_message(message)
     except EncodeError:
         return
-    again = decode_message("calculate", written, "auto", unique)
-    # Bytes, and not values: nan is not equal to itself.
-    assert encode_message(again) == written
+    again = encode_message(decode_message("calculate", written, "auto", unique))
+    # Bytes, and not values: nan is not equal to itself. The elements of a set have no order.
+    assert again == written or (any(mark in written for mark in SETS) and sorted(again) == sorted(written))
 
 
 def fitted(message: Message) -> None:
