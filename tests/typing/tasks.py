@@ -6,12 +6,12 @@ silences nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import assert_type
 
-from gtask import App, AsyncResult, Retry, TaskContext, chain, group
+from gtask import App, AsyncResult, AsyncStream, Retry, Stream, TaskContext, chain, group
 
 app = App("billing", servers=["gearman://127.0.0.1:4730"], results="gearman://")
 
@@ -34,6 +34,18 @@ def send(ctx: TaskContext, amount: Decimal, subject: str = "") -> str:
 async def fetch(url: str) -> bytes:
     """An async task: its result is what it returns, not the coroutine."""
     return url.encode()
+
+
+@app.task
+def export(year: int) -> Iterator[Decimal]:
+    """A generator: its items are read as a stream."""
+    yield Decimal(year)
+
+
+@app.task(bind=True)
+async def follow(ctx: TaskContext, name: str) -> AsyncIterator[bytes]:
+    """An async one."""
+    yield name.encode()
 
 
 def a_plain_call_is_a_plain_call() -> None:
@@ -117,6 +129,30 @@ def misspelt_options_are_errors() -> None:
     calculate.apply_async((7,), countdwn=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     calculate.options(priority="urgent")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     App("billing", result_expire=60)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def a_generator_streams_its_items() -> None:
+    """Its result is the list of its items; a plain call is a plain generator."""
+    assert_type(export(2026), Iterator[Decimal])
+    assert_type(export.stream(2026), Stream[Decimal])
+    for amount in export.options(window=16).stream(2026):
+        assert_type(amount, Decimal)
+    assert_type(export.s(2026).stream(), Stream[Decimal])
+    assert_type(export.call(2026), list[Decimal])
+    assert_type(export.delay(2026).get(timeout=3), list[Decimal])
+    export.stream("2026")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    calculate.stream(7)  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+
+
+async def an_async_generator_streams_too() -> None:
+    """And each can be read by async code."""
+    assert_type(follow("a"), AsyncIterator[bytes])
+    assert_type(follow.astream("a"), AsyncStream[bytes])
+    async for piece in follow.astream("a"):
+        assert_type(piece, bytes)
+    async with export.astream(2026) as amounts:
+        assert_type([amount async for amount in amounts], list[Decimal])
+    assert_type(await follow.acall("a"), list[bytes])
 
 
 def a_function_of_another_language_is_untyped() -> None:
