@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterable
+from textwrap import indent
 from traceback import TracebackException
 from types import TracebackType
 from typing import Any, Final
@@ -20,6 +21,9 @@ from gtask.states import ErrorInfo
 
 MAX_TRACEBACK: Final = 20_000
 """Characters of a traceback that travel, unless the caller says otherwise."""
+
+REMOTE: Final = "Remote traceback, where the task failed:\n"
+"""The line in front of a remote traceback in the note of an exception that came from elsewhere."""
 
 _MAX_ARGS: Final = 16 * 1024
 _MAX_FRAMES: Final = 200
@@ -116,10 +120,14 @@ def rebuild(info: ErrorInfo, allowed: Iterable[type[BaseException]] = ()) -> Exc
     """The exception to raise for an error that came from elsewhere.
 
     Rebuilt are Python's own exceptions, gtask's, the classes in `allowed` (a task's `throws`) and their subclasses
-    here; the result's ``__cause__`` is a `TaskFailed` with the remote traceback. Everything else is a `TaskFailed`
-    itself: unknown classes, such as end a process (SystemExit), and those that do not come out as they were.
+    here; the result's ``__cause__`` is a `TaskFailed` with the remote traceback, which it shows as a note. Everything
+    else is a `TaskFailed` itself: unknown classes, such as end a process (SystemExit), and those that do not come out
+    as they were.
     """
     remote = TaskFailed(info.type, info.message, info.traceback)
+    if info.traceback and "\n  File " in info.traceback:
+        # A note is shown wherever Python shows an exception: by a crashing program, a logger, a debugger.
+        remote.add_note(REMOTE + indent(info.traceback.rstrip(), "  "))
     kind = _REBUILT.get(info.type) or _find(info.type, allowed)
     if kind is None or kind is TaskFailed:
         return remote

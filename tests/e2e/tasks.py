@@ -141,6 +141,15 @@ def _broken(app: App) -> None:
         raise ValueError(what)
 
     @app.task
+    def fails_deep(what: str) -> None:
+        try:
+            raise ValueError(what)
+        except ValueError as error:
+            failure = LookupError("no such order")
+            failure.add_note("looked in the archive")
+            raise failure from error
+
+    @app.task
     def dies(path: str) -> None:
         note(path, os.getpid())
         os._exit(7)

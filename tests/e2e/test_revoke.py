@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+import traceback
 from pathlib import Path
 
+import anyio
 import pytest
 
 from gtask import State, TaskRevoked, chain
 from gtask.testing.programs import wait_until
-from tests.e2e.conftest import LIMIT, House, Staffed
+from tests.e2e.conftest import LIMIT, Staffed
 from tests.e2e.tasks import lines
 
 STOPPED = 2.0
@@ -19,24 +21,6 @@ STOPPED = 2.0
 def started(folder: Path, name: str) -> None:
     """Waits until a gated task runs."""
     wait_until(lambda: (folder / f"{name}.started").exists(), LIMIT, f"{name} to run")
-
-
-def test_a_task_that_waits_is_not_run(house: House, tmp_path: Path) -> None:
-    """Marked while no worker is there; workers that start later keep to it."""
-    app, runs = house.app, tmp_path / "runs"
-    result = app.tasks["note"].delay(str(runs), "revoked")
-    other = app.tasks["note"].delay(str(runs), "other")
-    result.revoke()
-    before = time.monotonic()
-    with pytest.raises(TaskRevoked):
-        result.get(timeout=LIMIT)
-    assert time.monotonic() - before < 5
-    assert result.state is State.REVOKED
-    with house.worker():
-        assert other.get(timeout=LIMIT) == "other"
-        wait_until(lambda: house.row("note")[0] == 0, LIMIT, "both jobs to be ended")
-    assert lines(runs) == ["other"]
-    assert result.state is State.REVOKED
 
 
 def test_a_running_task_is_stopped(staffed: Staffed, tmp_path: Path) -> None:
@@ -70,3 +54,43 @@ def test_without_terminate_a_running_task_goes_on_for_nothing(staffed: Staffed, 
     wait_until(lambda: [staffed.house.row(name)[0] for name in ("gated", "note")] == [0, 0], LIMIT, "the jobs to end")
     assert lines(tmp_path / "after") == []
     assert result.parent.state is State.REVOKED
+
+
+def test_states_of_what_is_delayed_known_forgotten_and_never_sent(staffed: Staffed) -> None:
+    app = staffed.app
+    delayed = app.tasks["add"].apply_async((1, 2), countdown=60)
+    assert delayed.state is State.PENDING
+    assert app.AsyncResult(delayed.id).state is State.PENDING
+    delayed.revoke()
+    assert app.AsyncResult("ab" * 16).state is State.UNKNOWN
+    done = app.tasks["add"].delay(1, 2)
+    assert done.get(timeout=LIMIT) == 3
+    done.forget()
+    assert app.AsyncResult(done.id).state is State.UNKNOWN
+    quiet = app.tasks["add"].apply_async((1, 2), ignore_result=True)
+    wait_until(lambda: quiet.state is State.UNKNOWN, LIMIT, "the task to end")
+
+
+def test_a_remote_failure_is_shown_as_remote(staffed: Staffed, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a user sees printed: the remote traceback with its own causes, marked as such, then the local one."""
+    result = staffed.app.tasks["fails_deep"].delay("order 7")
+    with pytest.raises(LookupError) as caught:
+        result.get(timeout=LIMIT)
+    printed = "".join(traceback.format_exception(caught.value))
+    for expected in (
+        "ValueError: order 7",
+        "The above exception was the direct cause of the following exception:",
+        "LookupError: no such order",
+        "looked in the archive",
+        "in fails_deep",
+        "Remote traceback",
+    ):
+        assert expected in printed
+    assert printed.index("Remote traceback") < printed.index("ValueError: order 7") < printed.index("in get")
+
+    async def wait() -> None:
+        await result
+
+    with pytest.raises(LookupError) as again:
+        anyio.run(wait)
+    assert "Remote traceback" in "".join(traceback.format_exception(again.value))
