@@ -261,6 +261,11 @@ class Publisher:
             workload = encode_message(message)
         else:
             workload = encode_foreign(message.args, message.kwargs, sending.codec)
+            if not workload and not sending.foreground:
+                raise EncodeError(
+                    f"A background job of {message.task} without a single byte is not sent: gearmand with the "
+                    "libsqlite3 queue would never start again. Use call(), or send something."
+                )
         keys = self._settings.signing_keys
         if keys is not None and not sending.plain:
             workload = keys.sign(sending.function, workload, max(time.time(), sending.due or 0.0))

@@ -205,6 +205,17 @@ def test_what_is_far_away_does_not_stand_before_what_is_near(delay: float, funct
     assert unpack_later(submission.workload) == later
 
 
+@pytest.mark.parametrize("codec", ["raw", "text"])
+def test_nothing_at_all_is_not_sent_in_the_background(app: App, codec: str) -> None:
+    """gearmand with the libsqlite3 queue would keep it, and never start again."""
+    send = app.function("send", codec=codec)
+    nothing = b"" if codec == "raw" else ""
+    for step in (send.s(nothing), send.s(nothing).set(countdown=60)):
+        with pytest.raises(EncodeError, match=r"without a single byte.*Use call\(\)"):
+            seal(app, step)
+    assert seal(app, send.s(nothing), foreground=True).workload == b""
+
+
 class _like:
     """Equal to a submission of the same function and workload."""
 

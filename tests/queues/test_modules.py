@@ -19,11 +19,11 @@ from gtask.cli.checks import diagnose, queue_of
 from gtask.cli.probing import examine
 from gtask.errors import DecodeError
 from gtask.publish import LATER, SOON
-from gtask.testing.databases import HOST, USER, Database
+from gtask.testing.databases import HOST, USER, Database, mariadb
 from gtask.testing.processes import JobServerProgram, gearmand, worker
 from gtask.testing.programs import wait_until
 from tests.queues.app import make
-from tests.queues.conftest import LIMIT, ROOT
+from tests.queues.conftest import LIMIT, ROOT, needed
 
 
 @contextmanager
@@ -145,6 +145,16 @@ def test_what_postgres_replays_too_early_is_sent_back_each_time(postgres_queue: 
                 wait_until(partial(sent_back, postgres_queue, known), LIMIT, "the way back into the queue")
     postgres_queue.run("DELETE FROM queue")
     assert not path.exists()
+
+
+def test_a_job_that_mysql_does_not_take_is_refused_and_all_goes_on() -> None:
+    """Larger than max_allowed_packet: with some connectors gearmand would try for ever, with Debian's it says no."""
+    needed("mariadbd", "mariadb-server")
+    with mariadb("--max-allowed-packet=1M") as database, serve(database) as server, make(server.url) as app:
+        with pytest.raises(ServerError, match="QUEUE_ERROR"):
+            app.tasks["size"].delay(b"x" * 2**21)
+        app.tasks["size"].delay(b"x")
+        assert [row for row in server.admin("status") if row.startswith("size\t1\t")]
 
 
 # --- the doctor ----------------------------------------------------------------------------------------------

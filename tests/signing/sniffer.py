@@ -45,12 +45,15 @@ class Sniffer:
     def url(self) -> str:
         return f"gearman://127.0.0.1:{self._listener.getsockname()[1]}"
 
-    def payloads(self) -> list[Payload]:
-        """The payloads of all packets so far, those that are empty left out."""
+    def packets(self) -> list[Packet]:
+        """All packets so far, both ways."""
         with self._lock:
             assert not self._broken
-            packets = list(self._packets)
-        return [payload for payload in map(_payload, packets) if payload is not None and payload.data]
+            return list(self._packets)
+
+    def payloads(self) -> list[Payload]:
+        """The payloads of all packets so far, those that are empty left out."""
+        return [payload for payload in map(_payload, self.packets()) if payload is not None and payload.data]
 
     def unsigned(self, other: Iterable[str] = ()) -> list[Payload]:
         """The payloads that are not signed, but for those of functions in `other` languages."""
