@@ -35,7 +35,7 @@ def command(servers: tuple[str, ...], app: str | None, probe: bool, as_json: boo
     """Check each job server: what cannot be trusted, and what to change.
 
     The exit code is 1 when something serious was found. With --app, the tasks of the app that no worker serves are
-    found as well.
+    found as well, and its result store is looked at.
     """
     from gtask.cli.checks import Severity, diagnose
     from gtask.cli.probing import examine
@@ -45,8 +45,9 @@ def command(servers: tuple[str, ...], app: str | None, probe: bool, as_json: boo
         with ThreadPoolExecutor(min(8, len(loaded.servers))) as pool:
             facts = list(pool.map(lambda server: examine(server, loaded.settings.tls, probe), loaded.servers))
         findings = [diagnose(one, needs_results) for one in facts]
-        of_app = list(_tasks(loaded, facts)) if app else []
+        of_app = [*_store(loaded), *_tasks(loaded, facts)] if app else []
     failed = any(one.severity is Severity.SERIOUS for some in findings for one in some)
+    failed = failed or any(one.severity is Severity.SERIOUS for one in of_app)
     if as_json:
         _print_json(facts, findings, of_app, failed)
     else:
@@ -61,6 +62,20 @@ def _needs_results(app: App) -> bool:
     from gtask.results.gearman import GearmanStore
 
     return isinstance(app.store, GearmanStore)
+
+
+def _store(app: App) -> Sequence[Finding]:
+    """What is wrong with a store that is no part of a job server."""
+    from gtask.cli.checks import serious, warning
+    from gtask.errors import GtaskError
+
+    if app.store is None or app.store.carries:
+        return ()
+    try:
+        found = app.store.weaknesses()
+    except GtaskError as error:
+        return (serious("store", str(error), "Until then no result is kept, and workers do not start."),)
+    return [(serious if one.serious else warning)(f"store-{one.code}", one.what, one.remedy) for one in found]
 
 
 def _tasks(app: App, facts: Sequence[Facts]) -> Sequence[Finding]:

@@ -44,6 +44,15 @@ class Marks(NamedTuple):
     cursor: str
 
 
+class Weakness(NamedTuple):
+    """What an operator should know of a store: a short code, what it is, what to do, and whether results are lost."""
+
+    code: str
+    what: str
+    remedy: str
+    serious: bool = False
+
+
 def no_marks(marks: Marks) -> bool:
     """Whether there are none."""
     return not marks.marks
@@ -154,6 +163,11 @@ class ResultStore(ABC):
     def served(self) -> bool | None:
         """Whether somebody serves the store now, None when that cannot be told; a store without a service always is."""
         return True
+
+    def weaknesses(self) -> list[Weakness]:
+        """What cannot be trusted in the way this store is set up, for `gtask doctor`. Raises as `get` does."""
+        self.get(["gtask-can-this-be-read"])
+        return []
 
     def close(self) -> None:  # noqa: B027 - a store that holds nothing has nothing to do
         """Gives back connections and files; the store opens them again when it is used again."""

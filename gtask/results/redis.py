@@ -23,11 +23,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from gtask.errors import ConfigurationError, GtaskError, ResultError, ResultsUnavailable
-from gtask.results.base import Marks
+from gtask.results.base import Marks, Weakness
 from gtask.results.joins import Join
 from gtask.results.keyed import Keyed, KeyedStore, Value
 from gtask.results.redis_ears import AsyncEar, Ear, Hub
-from gtask.results.redis_flows import Command, Flow, Flows, Listen, Nap, NoScript, Probe
+from gtask.results.redis_flows import Command, Flow, Flows, Listen, Nap, NoScript, Probe, weaknesses
 from gtask.states import Record
 from gtask.types import Submission
 
@@ -115,6 +115,13 @@ class RedisStore(KeyedStore):
     def revoked(self, cursor: str, timeout: float) -> Marks:
         """See `ResultStore.revoked`."""
         return self._run(self._flows.revoked(cursor, timeout))
+
+    def weaknesses(self) -> list[Weakness]:
+        """See `ResultStore.weaknesses`: how Redis evicts, whether it keeps anything on disk, its release."""
+        info: dict[str, Any] = {}
+        for section in ("server", "memory", "persistence", "replication"):
+            info |= self._run(_reply("INFO", section))
+        return weaknesses(info)
 
     def close(self) -> None:
         """Closes the connections of blocking code; they are made again when they are needed."""
@@ -278,6 +285,10 @@ class RedisStore(KeyedStore):
         if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
             return ResultsUnavailable(f"{where} cannot be reached: {error}; see whether it runs there.")
         return ResultError(f"{where} refuses: {error}.")
+
+
+def _reply(*words: str) -> Flow[Any]:
+    return (yield Command(words))
 
 
 _AGAIN: Final = (redis.ConnectionError,)

@@ -13,8 +13,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Collection, Container, Generator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgpack
@@ -22,7 +21,8 @@ import msgpack
 from gtask.errors import ResultError, ResultsUnavailable
 from gtask.results import redis_scripts as scripts
 from gtask.results.asking import RESTART
-from gtask.results.base import Mark, Marks
+from gtask.results.base import Mark, Marks, Weakness
+from gtask.results.batches import CHUNK, chunks, cut
 from gtask.results.checks import MAX_TTL, STATES, check_record, is_id
 from gtask.results.joining import follow_up
 from gtask.results.joins import Body, Join
@@ -36,15 +36,14 @@ from gtask.types import Submission
 
 log = logging.getLogger("gtask.results")
 
-CHUNK: Final = 500
-CHUNK_BYTES: Final = 4 * 1024 * 1024
-"""Records and bytes in one command, unless a single record is larger: Redis does one command at a time."""
-
 MAX_MARKS: Final = 10_000
 """Marks that are read at once."""
 
 MAX_TOPICS: Final = 64
 """Ids up to which a wait subscribes to their own topics; with more it hears of everything that becomes ready."""
+
+OLDEST: Final = 5
+"""The first Redis that runs scripts which ask for the time and then write."""
 
 QUIET: Final = 10.0
 """Seconds without a word after which a wait sees whether its connection is alive."""
@@ -106,7 +105,7 @@ class Flows:
         """Flow of `ResultStore.put`."""
         for record in records:
             check_record(record, ttl)
-        for chunk in _cut(records):
+        for chunk in cut(records):
             words: list[Any] = [self.names.ready, _milliseconds(ttl)]
             for record in chunk:
                 words += [_pack(record), self.names.shard(record.id), record.id]
@@ -115,7 +114,7 @@ class Flows:
     def get(self, ids: Collection[str], ready: bool = False) -> Flow[dict[str, Record]]:
         """Flow of `ResultStore.get`; only of what is `ready`, if that is said."""
         found: dict[str, Record] = {}
-        for chunk in _chunks(ids):
+        for chunk in chunks(ids):
             values = yield Command(("MGET", *map(self.names.result, chunk)))
             for id, value in zip(chunk, values, strict=True):
                 if value is not None and (not ready or value[:1] == b"1"):
@@ -137,7 +136,7 @@ class Flows:
 
     def forget(self, ids: Collection[str]) -> Flow[None]:
         """Flow of `ResultStore.forget`."""
-        for chunk in _chunks(ids):
+        for chunk in chunks(ids):
             yield Command(("DEL", *map(self.names.result, chunk)))
 
     # --- marks -----------------------------------------------------------------------------------------------
@@ -145,7 +144,7 @@ class Flows:
     def revoke(self, records: Sequence[Record], terminate: bool, ttl: float) -> Flow[None]:
         """Flow of `ResultStore.revoke`."""
         yield from self.put(records, ttl)
-        for chunk in _chunks([record.id for record in records]):
+        for chunk in chunks([record.id for record in records]):
             words = [secrets.token_hex(8), _milliseconds(ttl), int(terminate), self.names.marked, *chunk]
             yield from self._script(scripts.MARK, self.names.marks, words)
 
@@ -265,6 +264,41 @@ class Flows:
                 nap = min(nap * 2, MAX_NAP)
 
 
+def weaknesses(info: Mapping[str, Any]) -> list[Weakness]:
+    """What Redis' own report (INFO) says against it as a store."""
+    found: list[Weakness] = []
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if policy != "noeviction":
+        limit = int(info.get("maxmemory", 0))
+        found.append(
+            Weakness(
+                "eviction",
+                f"Redis evicts by {policy}{'' if limit else ' once maxmemory is set'}: when its memory is full it "
+                "drops results that somebody waits for, claims and members of chords, and says nothing.",
+                "Set maxmemory-policy noeviction, and give results a Redis of their own.",
+                serious=limit > 0,
+            )
+        )
+    if not int(info.get("aof_enabled", 0)):
+        found.append(
+            Weakness(
+                "persistence",
+                "Redis keeps no log of what it takes (appendonly no): results since its last snapshot are gone when it "
+                "is restarted, and chords that were half done never finish.",
+                "Set appendonly yes where results must survive.",
+            )
+        )
+    if info.get("role") == "slave":
+        found.append(
+            Weakness("replica", "This Redis is a replica, which takes no results.", "Name its master.", serious=True)
+        )
+    version = str(info.get("redis_version", ""))
+    if version.split(".")[0].isdigit() and int(version.split(".")[0]) < OLDEST:
+        what = f"This is Redis {version}, which does not run the store's scripts."
+        found.append(Weakness("version", what, f"Use Redis {OLDEST} or newer, or Valkey.", serious=True))
+    return found
+
+
 def _milliseconds(ttl: float) -> int:
     return max(1, math.ceil(max(0.0, min(ttl, MAX_TTL)) * 1000))
 
@@ -283,22 +317,3 @@ def _unpack(id: str, value: bytes) -> Record:
 
 def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
-
-
-def _chunks(ids: Iterable[str]) -> Iterator[tuple[str, ...]]:
-    rest = iter(dict.fromkeys(id for id in ids if is_id(id)))
-    while chunk := tuple(islice(rest, CHUNK)):
-        yield chunk
-
-
-def _cut(records: Sequence[Record]) -> Iterator[list[Record]]:
-    chunk: list[Record] = []
-    size = 0
-    for record in records:
-        if chunk and (len(chunk) >= CHUNK or size + len(record.body) > CHUNK_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(record)
-        size += len(record.body)
-    if chunk:
-        yield chunk

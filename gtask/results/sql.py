@@ -11,9 +11,8 @@ import logging
 import operator
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from secrets import token_hex
 from typing import Final
 
@@ -24,8 +23,9 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from gtask.errors import ConfigurationError, GtaskError
 from gtask.results.asking import RESTART
-from gtask.results.base import Mark, Marks, no_marks
-from gtask.results.checks import MAX_TTL, STATES, check_record, is_id
+from gtask.results.base import Mark, Marks, Weakness, no_marks
+from gtask.results.batches import CHUNK, chunks, cut, folded
+from gtask.results.checks import MAX_TTL, STATES, check_record
 from gtask.results.joining import follow_up
 from gtask.results.joins import Body, Join
 from gtask.results.keyed import Acquire, Claim, Count, Keyed, KeyedStore, Release, Take, Unclaim, Value, next_full
@@ -39,11 +39,8 @@ from gtask.types import Submission
 log = logging.getLogger("gtask.results")
 
 PREFIX: Final = "gtask_"
+LARGE_PACKET: Final = 64 * 1024 * 1024
 MAX_PREFIX: Final = 40
-
-CHUNK: Final = 500
-CHUNK_BYTES: Final = 4 * 1024 * 1024
-"""Rows and bytes in one statement, unless a single row is larger."""
 
 SWEEP: Final = 500
 SWEEP_EVERY: Final = 10.0
@@ -100,7 +97,7 @@ class SqlStore(KeyedStore):
         """See `ResultStore.put`; up to 500 of them are one transaction."""
         for record in records:
             check_record(record, ttl)
-        for chunk in _cut(records):
+        for chunk in cut(records):
             self._base.write(partial(self._put, chunk, ttl))
         if records and time.monotonic() >= self._sweep_at:
             self._sweep_at = time.monotonic() + SWEEP_EVERY * (0.5 + random.random())
@@ -123,7 +120,7 @@ class SqlStore(KeyedStore):
     def forget(self, ids: Collection[str]) -> None:
         """See `ResultStore.forget`."""
         table = self._tables.results
-        for chunk in _chunks(ids):
+        for chunk in chunks(ids):
             self._base.write(partial(_execute, delete(table).where(table.c.id.in_(chunk))))
 
     def join(self, join: Join, ttl: float) -> Submission | None:
@@ -138,7 +135,7 @@ class SqlStore(KeyedStore):
     def revoke(self, records: Sequence[Record], terminate: bool, ttl: float) -> None:
         """See `ResultStore.revoke`."""
         self.put(records, ttl)
-        for chunk in _chunks(record.id for record in records):
+        for chunk in chunks(record.id for record in records):
             self._base.write(partial(self._mark, chunk, terminate, ttl))
 
     def revoked(self, cursor: str, timeout: float) -> Marks:
@@ -150,6 +147,16 @@ class SqlStore(KeyedStore):
         """See `ResultStore.revoked`; no thread is kept while nothing happens."""
         when = Poll(timeout, FIRST_LOOK, LAST_LOOK_FOR_MARKS, RESTART)
         return await apoll(partial(self._base.read, partial(self._marks, cursor)), no_marks, when)
+
+    def weaknesses(self) -> list[Weakness]:
+        """See `ResultStore.weaknesses`: how large a packet MySQL takes."""
+        if not self._tables.is_mysql:
+            return super().weaknesses()
+        most = self._base.read(lambda db: int(db.exec_driver_sql("SELECT @@max_allowed_packet").scalar_one()))
+        if most >= LARGE_PACKET:
+            return []
+        what = f"max_allowed_packet is {most:,} bytes; a result may need twice its size there, and fails beyond it."
+        return [Weakness("max_allowed_packet", what, "Set max_allowed_packet = 128M, or keep results smaller.")]
 
     def close(self) -> None:
         """Closes the connections; they are made again when they are needed."""
@@ -178,7 +185,7 @@ class SqlStore(KeyedStore):
                 "changed": now,
                 "expires": expires,
             }
-            for record in _folded(records)
+            for record in folded(records)
         ]
         db.execute(self._tables.put, rows if len(rows) > 1 else rows[0])
 
@@ -186,7 +193,7 @@ class SqlStore(KeyedStore):
         table, now = self._tables.results, self._base.now(db)
         until = table.c.ready_until if ready else table.c.expires
         found: dict[str, Record] = {}
-        for chunk in _chunks(ids):
+        for chunk in chunks(ids):
             query = select(table.c.id, table.c.state, table.c.body).where(table.c.id.in_(chunk), until > now)
             for id, state, body in db.execute(query):
                 found[id] = Record(id, STATES[state], bytes(body))
@@ -365,31 +372,3 @@ class SqlStore(KeyedStore):
 
 def _execute(statement: Delete, db: Connection) -> None:
     db.execute(statement)
-
-
-def _folded(records: Iterable[Record]) -> list[Record]:
-    """One record for each id: the first that is ready, else the last. In order, so that batches lock no crosswise."""
-    last: dict[str, Record] = {}
-    for record in records:
-        if record.id not in last or not last[record.id].ready:
-            last[record.id] = record
-    return [last[id] for id in sorted(last)]
-
-
-def _chunks(ids: Iterable[str]) -> Iterator[list[str]]:
-    rest = iter(dict.fromkeys(id for id in ids if is_id(id)))
-    while chunk := list(islice(rest, CHUNK)):
-        yield chunk
-
-
-def _cut(records: Iterable[Record]) -> Iterator[list[Record]]:
-    chunk: list[Record] = []
-    size = 0
-    for record in records:
-        if chunk and (len(chunk) >= CHUNK or size + len(record.body) > CHUNK_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(record)
-        size += len(record.body)
-    if chunk:
-        yield chunk

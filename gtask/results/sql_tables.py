@@ -133,7 +133,8 @@ class Tables:
     # --- statements that write a row or meet one --------------------------------------------------------------
 
     @property
-    def _is_mysql(self) -> bool:
+    def is_mysql(self) -> bool:
+        """Whether it is MySQL or MariaDB."""
         return self.dialect in ("mysql", "mariadb")
 
     def _insert(self, table: Table) -> Any:
@@ -141,11 +142,11 @@ class Tables:
         return kinds.insert(table)
 
     def _new(self, insert: Any, name: str) -> Any:
-        return insert.inserted[name] if self._is_mysql else insert.excluded[name]
+        return insert.inserted[name] if self.is_mysql else insert.excluded[name]
 
     def _meet(self, insert: Any, changes: dict[str, Any], where: Any = None) -> Any:
         """The insert, which changes a row that is there already; the order of the changes counts in MySQL."""
-        if self._is_mysql:
+        if self.is_mysql:
             return insert.on_duplicate_key_update(list(changes.items()))
         return insert.on_conflict_do_update(index_elements=list(insert.table.primary_key), set_=changes, where=where)
 
@@ -168,7 +169,7 @@ class Tables:
         # `ready_until` is the last: MySQL already sees the new values of what is before.
         names = ("state", "body", "changed", "expires", "ready_until")
         new = {name: self._new(insert, name) for name in names}
-        if self._is_mysql:
+        if self.is_mysql:
             keep = table.c.ready_until > new["changed"]
             return self._meet(insert, {name: func.IF(keep, table.c[name], new[name]) for name in names})
         return self._meet(insert, new, table.c.ready_until <= new["changed"])

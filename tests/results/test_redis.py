@@ -241,6 +241,27 @@ def test_a_connection_that_falls_silent_is_noticed(monkeypatch: pytest.MonkeyPat
         store.close()
 
 
+# --- what is to be known of a Redis -----------------------------------------------------------------------------
+
+
+def test_what_redis_cannot_be_trusted_with() -> None:
+    with private("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as (server, store):
+        found = {one.code: one for one in store.weaknesses()}
+        assert found.keys() == {"eviction", "persistence"}
+        assert found["eviction"].serious
+        assert "allkeys-lru" in found["eviction"].what
+        server.run("CONFIG SET maxmemory-policy noeviction")
+        server.run("CONFIG SET appendonly yes")
+        assert store.weaknesses() == []
+
+
+def test_a_replica_and_an_old_redis() -> None:
+    info = {"maxmemory_policy": "volatile-lru", "maxmemory": 0, "aof_enabled": 1, "role": "slave"}
+    found = redis_flows.weaknesses({**info, "redis_version": "4.0.14"})
+    assert [(one.code, one.serious) for one in found] == [("eviction", False), ("replica", True), ("version", True)]
+    assert all(one.what.endswith(".") and one.remedy.endswith(".") for one in found)
+
+
 # --- what Redis refuses ----------------------------------------------------------------------------------------
 
 
@@ -265,7 +286,7 @@ def test_a_full_redis_is_said() -> None:
 
 
 def test_a_cluster_is_refused() -> None:
-    with private("--cluster-enabled", "yes") as (_, store):
+    with private("--cluster-enabled", "yes", "--cluster-port", str(free_port())) as (_, store):
         with pytest.raises(ConfigurationError, match="Cluster"):
             store.get(["a"])
 
