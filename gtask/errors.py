@@ -32,13 +32,23 @@ class RemoteProtocolError(ProtocolError):
 class ServerError(GtaskError):
     """The job server refused a request.
 
-    `code` and `text` are those of its ERROR packet (protocol reference, section 4).
+    `code` and `text` are those of its ERROR packet (protocol reference, section 4). Where several jobs were sent
+    together, as those of a group, `taken` and `refused` are the ids of their tasks, in the order of the group.
     """
 
-    def __init__(self, code: str = "", text: str = "", message: str = "") -> None:
+    def __init__(
+        self,
+        code: str = "",
+        text: str = "",
+        message: str = "",
+        taken: tuple[str, ...] = (),
+        refused: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(message or f"The job server answered {code or 'ERROR'}: {text or 'no reason given'}.")
         self.code = code
         self.text = text
+        self.taken = taken
+        self.refused = refused
 
 
 class QueueFull(ServerError):

@@ -23,6 +23,7 @@ from gtask.worker.link import Lane
 if TYPE_CHECKING:
     from gtask.app import App
 
+
 def limited(app: App) -> list[Task[..., Any]]:
     """The tasks of an App that have a limit, in the order of the table."""
     return [task for task in app.tasks.values() if isinstance(task, Task) and task.config.is_limited]

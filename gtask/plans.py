@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from gtask.errors import (
     GtaskError,
     JobException,
     JobFailed,
+    QueueFull,
     ResultTimeout,
     ServerError,
     SignatureError,
@@ -191,15 +193,32 @@ def seal_all(app: App, sendings: Iterable[Sending], hooks: ExitStack) -> list[Su
     return [app.publisher.enter(sending, hooks) for sending in sendings]
 
 
-def check_all(answers: Sequence[object]) -> None:
-    """Raises `ServerError` when a member of a group was refused."""
-    refused = [answer for answer in answers if isinstance(answer, ServerError)]
-    if refused:
-        raise ServerError(
-            refused[0].code,
-            refused[0].text,
-            f"The job server refused {len(refused)} of the group's {len(answers)} jobs: {refused[0]} The others run.",
-        )
+def check_all(answers: Sequence[object], sendings: Sequence[Sending], unsent: int = 0) -> None:
+    """Raises `QueueFull` or another `ServerError` when jobs of a canvas were refused, and says which went in.
+
+    `answers` are those to `sendings`; `unsent` are members with `unique=` that would have been sent after them.
+    """
+    refused = {place: answer for place, answer in enumerate(answers) if isinstance(answer, ServerError)}
+    if not refused:
+        return
+    first = next(iter(refused.values()))
+    ids = [sending.message.id for sending in sendings]
+    names = Counter(sendings[place].message.task for place in refused)
+    told = ", ".join(f"{count} of {name}" for name, count in names.items())
+    parts = [
+        f"The job server refused {len(refused)} of {len(answers)} jobs that were sent together ({told}): {first}",
+        "The others run (their ids: error.taken); a chord that one of the refused belongs to never ends.",
+    ]
+    if unsent:
+        parts.append(f"{unsent} with unique= were not sent.")
+    kind = QueueFull if all(isinstance(answer, QueueFull) for answer in refused.values()) else ServerError
+    raise kind(
+        first.code,
+        first.text,
+        " ".join(parts),
+        taken=tuple(id for place, id in enumerate(ids) if place not in refused),
+        refused=tuple(ids[place] for place in refused),
+    )
 
 
 def looked_at(task_id: str) -> list[str]:

@@ -84,7 +84,7 @@ class Sender:
         with ExitStack() as hooks:
             layout = lay_out_canvas(self._app, canvas)
             answers = self.client.submit_many(seal_all(self._app, layout.sendings, hooks))
-        check_all(answers)
+        check_all(answers, layout.sendings, len(layout.alone))
         for step, group, place in layout.alone:
             group.put(place, self.send(step))
         assert layout.handle is not None
@@ -290,7 +290,7 @@ class AsyncSender:
         with ExitStack() as hooks:
             layout = lay_out_canvas(self._app, canvas)
             answers = await self.client.submit_many(seal_all(self._app, layout.sendings, hooks))
-        check_all(answers)
+        check_all(answers, layout.sendings, len(layout.alone))
         for step, group, place in layout.alone:
             group.put(place, await self.send(step))
         assert layout.handle is not None

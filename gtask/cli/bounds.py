@@ -57,8 +57,27 @@ _BOUNDS: Final[tuple[tuple[str, Mapping[str, Any], Any, str], ...]] = (
 )
 
 
+def read_limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
+    """The callback of ``--max-queue``."""
+    found: dict[str, int] = {}
+    for value in values:
+        name, _, number = value.rpartition("=")
+        if not name or not number.isascii() or not number.isdigit() or len(number) > 9 or len(name.encode()) > 255:
+            raise click.BadParameter(f"{value!r} is not FUNCTION=N, for instance resize=1000.", ctx, param)
+        found[name] = int(number)
+    return found
+
+
 def bounds_options(command: Command) -> Command:
     """The bounds; each is an argument of `JobServer`, by the same name."""
+    command = click.option(
+        "--max-queue",
+        multiple=True,
+        callback=read_limits,
+        metavar="FUNCTION=N",
+        help="Refuse jobs of a function beyond so many, queued and running, so that its callers get QueueFull. Can be "
+        "given several times.",
+    )(command)
     for name, kind, default, text in reversed(_BOUNDS):
         command = click.option(name, default=default, help=text, **kind)(command)
     return command

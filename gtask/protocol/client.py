@@ -264,7 +264,12 @@ class ClientProtocol:
 def _error(code: str, text: str, submission: Submission | None) -> ServerError:
     """The error of an ERROR packet. Of its queue a job server says no more than QUEUE_ERROR: section 20."""
     if text.startswith("Job queue is full"):
-        return QueueFull(code, text)
+        of = "" if submission is None else f" of {submission.function}"
+        # gtask's own server says more where it is not the function's limit that was reached.
+        why = text if len(text) > len("Job queue is full") else f"the queue{of} has as many jobs as its limit allows"
+        return QueueFull(
+            code, text, f"The job server answered {code}, Job queue is full: {why}. Send it later, or raise the limit."
+        )
     if code != "QUEUE_ERROR" or submission is None:
         return ServerError(code, text)
     if submission.when is not None:

@@ -93,6 +93,10 @@ class Engine:
         """All jobs that are known, oldest first; to be read, not changed."""
         return self._state.jobs.values()
 
+    def limit(self, function: str, most: int) -> None:
+        """Refuses jobs of a function beyond so many, queued and running, as `maxqueue` does; 0 is no limit."""
+        self._state.function(function.encode()).limits = (most, most, most) if most else None
+
     # --- peers -----------------------------------------------------------------------------------------------
 
     def connected(self, peer: Peer, now: float) -> list[Effect]:

@@ -16,6 +16,7 @@ import ssl
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Final, Self
 
@@ -61,8 +62,9 @@ class JobServer:
     `gtask.server.jobs.JOB_SIZE`, and beyond `max_functions` functions; a connection that offers more than
     `max_abilities` of them is closed. So is one that lets `max_output` unread bytes pile up (None: room for two packets
     of the largest size), one that stops in the middle of a packet or a TLS handshake for `stall_timeout` seconds, and
-    one that holds nothing and says nothing for `idle_timeout` seconds (0: never). What all peers together have not
-    finished and not read may be a quarter of `max_memory`, or four packets of the largest size if that is more.
+    one that holds nothing and says nothing for `idle_timeout` seconds (0: never). `max_queue` says of functions how
+    many jobs they may have, queued and running, as `maxqueue` in the admin protocol does. What all peers together have
+    not finished and not read may be a quarter of `max_memory`, or four packets of the largest size if that is more.
 
     Use it as a context manager (it then runs in a thread), or `start` it and call `serve_forever`. `stop` may be
     called from any thread and from a signal handler. Protocol reference, all of it.
@@ -86,6 +88,7 @@ class JobServer:
         max_abilities: int = MAX_ABILITIES,
         idle_timeout: float = 7200.0,
         stall_timeout: float = 30.0,
+        max_queue: Mapping[str, int] | None = None,
     ) -> None:
         self.host = host
         self.port = port
@@ -112,6 +115,8 @@ class JobServer:
             verbosity=logging.getLevelName(log.getEffectiveLevel()),
         )
         self._engine = Engine(self._settings)
+        for function, most in (max_queue or {}).items():
+            self._engine.limit(function, most)
         self._store: Store | None = None
         self._door: Door | None = None
         self._selector: selectors.BaseSelector | None = None
