@@ -180,10 +180,14 @@ def _required_keys(kind: Any) -> set[str]:
 
 
 def model_rule(kind: Any) -> Rule:
-    """The rule of a pydantic model: validated by the model itself, by field names and by aliases."""
-    options: dict[str, Any] = {}
+    """The rule of a pydantic model: validated by the model itself, by field names and by aliases.
+
+    A strict model is not strict here: what travels is plain, and has lost its Enums and dataclasses on the way.
+    """
+    options: dict[str, Any] = {"strict": False} if kind.model_config.get("strict") else {}
     if "by_name" in inspect.signature(kind.model_validate).parameters:
-        options = {"by_name": True, "by_alias": True}
+        options |= {"by_name": True, "by_alias": True}
+    unsent = [name for name, field in kind.model_fields.items() if field.exclude and field.is_required()]
 
     def call(value: Any) -> Any:
         if isinstance(value, kind):
@@ -191,13 +195,17 @@ def model_rule(kind: Any) -> Rule:
                 for name in type(value).model_fields:
                     if name not in kind.model_fields:
                         raise _more_than(kind, type(value), name)
+            if unsent:
+                raise Mismatch(
+                    f"{kind.__name__} cannot be built again from what is sent: its field {unsent[0]!r} has exclude=True"
+                )
             return value
         try:
             return kind.model_validate(value, **options)
         except Exception as error:
             raise Mismatch(f"{kind.__name__} refuses it: {' '.join(str(error).split())[:500]}") from error
 
-    return Rule(call, frozenset({kind}))
+    return Rule(call, frozenset() if unsent else frozenset({kind}))
 
 
 def lazy_rule(find: Callable[[], Any], rule_for: RuleFor) -> Rule:

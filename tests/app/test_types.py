@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Required, TypedDict,
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from gtask import App, BadArguments, chain, chord, group
 from gtask.arguments import COMING, Arguments
-from gtask.codecs import pack, unpack
+from gtask.codecs import convert, from_json, pack, to_json, unpack
 from gtask.errors import ConnectFailed
 from tests.app.helpers import ending_of, error_of, foreign, seal
 from tests.unit.samples import Address, Colour, Customer, Level, Line, Node, Opaque, Order, Page, Point, Word
@@ -76,6 +76,22 @@ class Wide(Open):
     """Its subclass."""
 
     more: int = 1
+
+
+class Exact(BaseModel):
+    """A strict model."""
+
+    model_config = ConfigDict(strict=True)
+    colour: Colour
+    line: Line
+    at: datetime
+
+
+class Hidden(BaseModel):
+    """A model that keeps something for itself."""
+
+    shown: int
+    hidden: int = Field(exclude=True)
 
 
 class Money(Decimal):
@@ -192,6 +208,11 @@ def test_a_value_that_the_worker_takes_is_sent(annotation: Any, value: Any) -> N
         (Node | None, Node("a", [5]), "value.children[0]: expected Node as a map of its fields, got int 5"),  # type: ignore[list-item]
         (Address, {}, "value: Address lacks 'street'"),
         (Customer, {"balance": 1}, "value: Customer refuses it: 1 validation error"),
+        (
+            Hidden,
+            Hidden(shown=1, hidden=2),
+            "value: Hidden cannot be built again from what is sent: its field 'hidden'",
+        ),
         (Even, 3, "value: Even refuses int 3: ValueError: 'odd'"),
         (Even, "x", "value: expected Even as int, got str 'x'"),
         (Money, True, "value: expected Money as Decimal, got bool True"),
@@ -205,6 +226,14 @@ def test_a_value_that_the_worker_would_refuse_is_refused(annotation: Any, value:
             arguments.check(args, kwargs)
         assert isinstance(caught.value, TypeError)
         assert str(caught.value).startswith(f"task: {sentence}")
+
+
+def test_a_strict_model_is_rebuilt_from_what_travels() -> None:
+    exact = Exact(colour=Colour.RED, line=LINE, at=MOMENT)
+    arguments = taking(Exact)
+    arguments.check((exact,), {})
+    assert arguments.fit(tuple(unpack(pack([exact]))), {}) == ((exact,), {})
+    assert convert(from_json(to_json(exact)), Exact) == exact
 
 
 def test_the_same_call_is_refused_again_and_again() -> None:
