@@ -6,12 +6,26 @@ silences nothing.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import assert_type
+from typing import Any, assert_type
 
-from gtask import App, AsyncResult, AsyncStream, Retry, Stream, TaskContext, chain, group
+from gtask import (
+    App,
+    AsyncResult,
+    AsyncStream,
+    Chain,
+    Group,
+    GroupResult,
+    Retry,
+    Signature,
+    Stream,
+    TaskContext,
+    chain,
+    chord,
+    group,
+)
 
 app = App("billing", servers=["gearman://127.0.0.1:4730"], results="gearman://")
 
@@ -28,6 +42,12 @@ def send(ctx: TaskContext, amount: Decimal, subject: str = "") -> str:
     if amount < 0:
         raise Retry(delay=1.5)
     return f"{ctx.id}: {amount} {subject}"
+
+
+@app.task
+def count(values: object) -> int:
+    """A task that takes anything, such as the list of a group's results."""
+    return len(str(values))
 
 
 @app.task(priority="high")
@@ -116,6 +136,52 @@ def signatures_take_the_same_arguments(order_ids: Iterable[int]) -> None:
     chain(calculate.s(7), send.s()).delay().get()
     totals = group(calculate.s(order_id) for order_id in order_ids).delay()
     assert_type(totals.get(timeout=30), list[Decimal])
+
+
+def a_bar_shows_the_last_steps_type() -> None:
+    """Whatever stands before it: tasks, chains, groups and chords, and what ends with a group has a list."""
+    totals = calculate.s(1) | group(send.s(), send.s("July"))
+    assert_type(totals.delay(), GroupResult[str])
+    assert_type(totals.delay().get(timeout=30), list[str])
+    assert_type((group(calculate.s(1), calculate.s(2)) | count).delay(), AsyncResult[int])
+    assert_type((totals | count).delay(), AsyncResult[int])
+    assert_type((totals | count | fetch).delay().get(), bytes)
+    assert_type((calculate | group(send.s())).delay().get(), list[str])
+    assert_type((group(calculate.s(1)) | group(send.s())).delay().get(), list[str])
+    assert_type(chord([calculate.s(1), calculate.s(2)], count).delay().get(), int)
+    assert_type((calculate | chord([send.s()], count)).delay().get(), int)
+    assert_type((chord([calculate.s(1)], count) | fetch.s()).delay().get(), bytes)
+    assert_type(chain(calculate.s(1), send.s(), count).delay().get(), int)
+    assert_type(chain(calculate.s(1), group(send.s())).delay().get(), list[str])
+
+
+async def the_async_twins_of_a_canvas_say_the_same() -> None:
+    """Groups too."""
+    assert_type(await (await (calculate | send).adelay(7)), str)
+    assert_type(await (await group(calculate.s(1)).adelay()), list[Decimal])
+
+
+def copies_stay_what_they_were() -> None:
+    """`set`, `clone`, `link` and the like give the same kind."""
+    both = calculate.s(1) | send.s()
+    assert_type(both.set(priority="high").link(count).link_error(count.s()).on_error(fetch), Chain[str])
+    assert_type(calculate.s(1).clone((2,)), Signature[Decimal])
+    assert_type(group(calculate.s(1)).set(expires=60), Group[Decimal])
+    both.set(priorty="high")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def lists_are_lists() -> None:
+    """A task over a list has a list of its results, chunks a list of lists."""
+    assert_type(calculate.map([1, 2]).delay().get(), list[Decimal])
+    assert_type(calculate.starmap([(1,)]).call(), list[Decimal])
+    assert_type((calculate.map([1, 2]) | count).delay().get(), int)
+    assert_type(calculate.chunks([(1,), (2,)], 1).delay().get(), list[list[Decimal]])
+
+
+def what_is_known_by_name_alone_is_untyped(data: Mapping[str, object]) -> None:
+    """By a name, or as data from elsewhere."""
+    assert_type(app.signature("elsewhere", (1,)), Signature[Any])
+    app.signature(data).delay().get()
 
 
 def a_result_is_opened_again_by_its_id(task_id: str) -> None:
