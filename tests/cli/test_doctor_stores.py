@@ -29,7 +29,7 @@ def test_a_redis_that_evicts_is_serious(tmp_path: Path, gtask_server: EmbeddedSe
         assert done.returncode == 1
         found = json.loads(done.stdout)
         assert found["ok"] is False
-        assert [one["code"] for one in found["app"]] == ["store-eviction", "store-persistence"]
+        assert [one["code"] for one in found["app"]] == ["store-eviction", "store-persistence", "tasks"]
 
 
 @pytest.mark.parametrize("scheme", ["redis", "postgresql+psycopg"])
