@@ -45,6 +45,27 @@ def test_a_delayed_step_waits_from_when_its_turn_comes(stored: App) -> None:
     assert 0 < message_of(following).headers["eta"] - stored.now() <= 60
 
 
+def test_a_worker_of_another_app_moves_a_chain_on_as_its_caller_would(stored: App) -> None:
+    """What the task's own options say travels with the step; what the call says is worth more."""
+    caller = App("caller", NOWHERE, results=None)
+    first = caller.signature("first")
+    second = caller.task(name="second", priority="high", expires=60, ignore_result=True)(lambda value: value)
+    php = caller.function("php", max_retries=9)
+    stored.task(name="first")(lambda: 1)
+    (following,) = ending_of(stored, seal(caller, first, second.s())).submissions
+    headers = message_of(following).headers
+    assert following.priority == "high"
+    assert 0 < headers["expires"] - stored.now() <= 60
+    assert headers["ignore_result"]
+    (following,) = ending_of(
+        stored, seal(caller, first, second.s().set(priority="low", ignore_result=False))
+    ).submissions
+    assert following.priority == "low"
+    assert "ignore_result" not in message_of(following).headers
+    (following,) = ending_of(stored, seal(caller, first, php.s())).submissions
+    assert (following.function, message_of(following).headers["max_retries"]) == ("gtask.call", 9)
+
+
 def test_a_failure_in_a_chain_fails_all_that_comes_behind(stored: App) -> None:
     @stored.task
     def fails(n: int) -> None:

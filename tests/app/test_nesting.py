@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 
-from gtask import App, AsyncResult, GroupResult, TaskContext, chain, chord, group
-from gtask.errors import BadArguments, ConfigurationError, ResultTimeout, TaskFailed
+from gtask import App, AsyncResult, GroupResult, TaskContext, chain, chord, group, group_result
+from gtask.errors import BadArguments, ConfigurationError, DecodeError, ResultError, ResultTimeout, TaskFailed
+from gtask.layout import _handle
+from gtask.message import CANVAS, Message, encode_message
 from gtask.results import SqliteStore
 from gtask.sendable import Canvas
+from gtask.signatures import lay_out
 from gtask.states import State
 from gtask.testing.embedded import EmbeddedServer
 from gtask.testing.programs import wait_until
+from gtask.types import Submission
 from tests.app.helpers import LIMIT, working
 
 
@@ -69,6 +73,14 @@ def test_groups_nest_as_lists(shop: Shop) -> None:
     assert get(group(group(add.s(1), add.s(2)), add.s(3)) | shop.same) == [[1, 2], 3]
     assert get(group(group(group(add.s(1))))) == [[[1]]]
     assert get(group(add.s(1), add.s(2)) | group(shop.total.s(), shop.total.s(10))) == [3, 13]
+
+
+def test_groups_nest_as_deep_as_they_may(shop: Shop) -> None:
+    canvas, expected = shop.add.s(1), 1
+    for _ in range(31):
+        canvas, expected = group(canvas), [expected]  # type: ignore[assignment]
+    assert get(canvas | shop.same.s()) == expected
+    assert get(shop.add.s(0) | canvas) == expected
 
 
 def test_a_chord_stands_wherever_a_task_does(shop: Shop) -> None:
@@ -165,6 +177,37 @@ def test_a_group_waits_no_longer_than_it_is_told(shop: Shop) -> None:
     assert handle[1].state is State.REVOKED
 
 
+def test_a_group_does_not_wait_for_what_nobody_knows(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_result, "LOOK", 0.05)
+    done = shop.add.delay(1)
+    assert done.wait(LIMIT)
+    lost: GroupResult[Any] = GroupResult(
+        shop.app, [done, GroupResult(shop.app, [shop.app.AsyncResult("0" * 32, "add")])]
+    )
+    with pytest.raises(ResultError, match=r"add 0{32} in a group: Nobody knows this id"):
+        lost.get()
+
+
+@pytest.mark.anyio
+async def test_nor_does_the_async_face(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_result, "LOOK", 0.05)
+    lost: GroupResult[Any] = GroupResult(shop.app, [shop.app.AsyncResult("0" * 32, "add")])
+    with pytest.raises(ResultError, match="Nobody knows this id"):
+        await lost
+    await shop.app.aclose()
+
+
+def test_a_body_that_nobody_knows_is_asked_about_once_for_each_before_it(shop: Shop) -> None:
+    """However many ways lead back from it."""
+    canvas: Canvas = group(shop.add.s(1), shop.add.s(2))
+    for _ in range(6):
+        canvas = canvas | shop.total.s() | group(shop.add.s(1), shop.add.s(2))
+    nodes = lay_out((canvas | shop.total.s()).flow)
+    handle = _handle(shop.app, nodes, None, (), {})
+    assert isinstance(handle, AsyncResult)
+    assert handle._unknown(LIMIT)
+
+
 # --- failures ------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +282,52 @@ def test_links_follow_the_end_of_the_whole(shop: Shop) -> None:
     wait_until(lambda: shop.heard == [3, 14, 11, 11], LIMIT, "the links of a group, which are chords")
     add.apply_async((1,), link=hear.s(), link_error=hear.s()).get(timeout=LIMIT)
     wait_until(lambda: shop.heard == [3, 14, 11, 11, 1], LIMIT, "the link of a call")
+
+
+@pytest.mark.parametrize(
+    ("args", "headers"),
+    [
+        ((), {}),
+        ((1, 2), {}),
+        ((1,), {"fail": 5}),
+        ((), {"fail": {"state": "SUCCESS", "error": ["a", "b", None, None], "id": "x", "task": "y"}}),
+        ((), {"fail": {"state": "FAILURE", "error": [], "id": "x", "task": "y"}}),
+        ((1,), {"chain": [{"group": 5}]}),
+        ((1,), {"chord": {"id": "x", "index": 0, "size": 1, "body": [5]}}),
+    ],
+)
+def test_a_hostile_job_of_canvas_fails_and_nothing_else(shop: Shop, args: Any, headers: dict[str, Any]) -> None:
+    task_id = shop.app.new_id(CANVAS)
+    workload = encode_message(Message(task_id, CANVAS, args, {}, headers))
+    shop.app._sender.client.submit(Submission(CANVAS, workload, task_id))
+    with pytest.raises(DecodeError):
+        shop.app.AsyncResult(task_id).get(timeout=LIMIT)
+    assert get(group(shop.add.s(1)) | group(shop.total.s())) == [1]
+
+
+def test_a_shared_result_has_no_place_in_a_chord(shop: Shop) -> None:
+    once = shop.add.s(1).set(unique="once")
+    for canvas in (once | shop.add, group(group(once)) | shop.total, shop.add.s(1) | group(once)):
+        with pytest.raises(ConfigurationError, match="has unique=, so it cannot be"):
+            canvas.delay()
+    handle = group(once, group(once, shop.add.s(2))).delay()
+    assert handle.get(timeout=LIMIT) == [1, [1, 2]]
+
+
+def test_what_cannot_be_sent_is_refused_beforehand(shop: Shop) -> None:
+    add = shop.add
+    for canvas in (add.s(1) | shop.divide, group(shop.divide.s()), add.s(1) | shop.divide.si(1)):
+        with pytest.raises(BadArguments):
+            canvas.delay()
+    with pytest.raises(ConfigurationError, match="takes no countdown or eta"):
+        (group(add.s(1)) | shop.total.s().set(countdown=5)).delay()
+    with pytest.raises(ConfigurationError, match="task_id is the id of one task"):
+        group(add.s(1), add.s(2)).apply_async(task_id="mine")
+    deep: Canvas = add.s(1)
+    for _ in range(40):
+        deep = group(deep)
+    with pytest.raises(ConfigurationError, match="nested 32 deep"):
+        (deep | shop.same.s()).delay()
 
 
 # --- lists ---------------------------------------------------------------------------------------------------
