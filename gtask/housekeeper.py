@@ -83,8 +83,6 @@ class Housekeeper:
         """Takes a job of one of `FUNCTIONS`."""
         if job.function in DELAYED:
             self._mover.take(job)
-        elif self._revocations is not None and self._revocations.waits:
-            self._held.append(job)
         else:
             self._begin_call(job)
 
@@ -137,6 +135,9 @@ class Housekeeper:
             task = BaseTask(self._app, message.task, config, Arguments(None, message.task), codec)
         context = TaskContext(task, message, worker=self._runner.worker, function=job.function, workload=job.workload)
         if self._revocations is not None and not self._revocations.clear:
+            if self._revocations.waits_for(context):
+                self._held.append(job)
+                return
             self._revocations.look(job, context)
         _ForeignCall(self, job, context).go_on(None)
 

@@ -48,9 +48,10 @@ log = logging.getLogger("gtask.worker")
 HOLD: Final = 50.0
 """Seconds of one question for marks; whoever serves the store answers the moment there is one."""
 
+SOON: Final = 0.2
 FIRST_PAUSE: Final = 1.0
 MAX_PAUSE: Final = 15.0
-"""Seconds before a store that is away is asked again, each time twice as long."""
+"""Seconds before a store that is away is asked again: at the start, then, each time twice as long, and at most."""
 
 WORD: Final = 0.5
 """Seconds that a job which has killed a process waits for word from other hosts before it is run again."""
@@ -61,8 +62,13 @@ ECHO: Final = 1.0
 HEARD: Final = 0.1
 """Seconds by which other hosts may hear of a mark later than this one."""
 
-PATIENCE: Final = 5.0
-"""Seconds that the first task of a process waits until the marks that were made so far are known."""
+PATIENCE: Final = 10.0
+"""Seconds that tasks from before a worker's start wait until the marks that were made so far are known.
+
+In so many a results service that is started with the worker is there."""
+
+MARGIN: Final = 1.0
+"""Seconds by which the clocks of callers and workers may differ."""
 
 LOOK: Final = 0.1
 """Seconds between two looks for blame to be told, and for tasks to be stopped in an event loop."""
@@ -100,6 +106,7 @@ class Listener:
 
     def _listen(self, store: ResultStore) -> None:
         cursor, hold, pause = "", 0.0, FIRST_PAUSE
+        began = time.monotonic()
         while not self._stopped.is_set():
             try:
                 marks, cursor = store.revoked(cursor, hold)
@@ -108,7 +115,12 @@ class Listener:
                 self._table.hear(Heard.ALL)
                 return
             except Exception as error:
-                self._away(error)
+                self._say(error)
+                if self._table.heard is Heard.NOT_YET and time.monotonic() - began < PATIENCE:
+                    self._stopped.wait(SOON)
+                    continue
+                if self._table.heard is Heard.NOT_YET:
+                    self._table.hear(Heard.AWAY)
                 self._stopped.wait(pause)
                 pause = min(MAX_PAUSE, 2 * pause)
                 continue
@@ -120,14 +132,10 @@ class Listener:
                 self._said = False
             hold = 0.0 if marks else HOLD
 
-    def _away(self, error: Exception) -> None:
-        if self._stopped.is_set():
-            return
-        if self._table.heard is Heard.NOT_YET:
-            self._table.hear(Heard.AWAY)
-        if not self._said:
+    def _say(self, error: Exception) -> None:
+        if not self._said and not self._stopped.is_set():
             self._said = True
-            log.info("Which tasks are revoked cannot be told now, so what comes is run; it is asked again. %s", error)
+            log.info("Which tasks are revoked cannot be told yet; it is asked again. %s", error)
 
     # --- telling ---------------------------------------------------------------------------------------------
 
@@ -202,6 +210,7 @@ class Revocations:
         self._ledger = ledger
         self._table = table
         self._trio = backend == "trio"
+        self._began = time.time()
         self._waited_since = 0.0
         self._running: dict[TaskContext, Callable[[], object] | None] = {}
         self._stopped: set[TaskContext] = set()
@@ -222,7 +231,7 @@ class Revocations:
 
     def look(self, job: Job, context: TaskContext) -> None:
         """Sees to it that a marked task is not run: it has its outcome, or a reason to be refused."""
-        while self.waits and not context.foreground:
+        while self.waits_for(context):
             time.sleep(0.01)
         until = time.monotonic() + WORD if self._suspects(job, context) else 0.0
         while not (marked := self._marked(job, context)) and time.monotonic() < until:
@@ -232,13 +241,20 @@ class Revocations:
 
     async def alook(self, job: Job, context: TaskContext) -> None:
         """`look` for an event loop."""
-        while self.waits and not context.foreground:  # noqa: ASYNC110 - another process writes it
+        while self.waits_for(context):  # noqa: ASYNC110 - another process writes it
             await anyio.sleep(0.01)
         until = time.monotonic() + WORD if self._suspects(job, context) else 0.0
         while not (marked := self._marked(job, context)) and time.monotonic() < until:  # noqa: ASYNC110 - as above
             await anyio.sleep(0.01)
         if marked:
             self._refuse(context, await anyio.to_thread.run_sync(self._stored, _own(marked, job, context)))
+
+    def waits_for(self, context: TaskContext) -> bool:
+        """Whether it is to be heard first whether a task is marked: one that was sent before this worker began."""
+        if context.foreground or not self.waits:
+            return False
+        sent = context.message.headers.get("sent")
+        return sent is None or float(sent) < self._began + MARGIN
 
     def _suspects(self, job: Job, context: TaskContext) -> bool:
         """Whether the job has killed a process, here or on another host, and so many that it may be one too many."""

@@ -28,7 +28,8 @@ def revoke(app: App, handles: Iterable[AsyncResult[Any]], terminate: bool) -> No
     store, whole = revoking_store(app), _whole(handles)
     with suppress(GtaskError):  # one who does not answer is not asked again
         for handle in _doubtful(whole):
-            _learn(handle, handle._look(), app.jobs_on_servers(handle.id))
+            if _is_delayed(handle, app.jobs_on_servers(handle.id)):
+                _learn(handle, handle._look())
     store.revoke([revoked_record(handle.id, handle.task) for handle in whole], terminate, _ttl(app, whole))
 
 
@@ -37,7 +38,8 @@ async def arevoke(app: App, handles: Iterable[AsyncResult[Any]], terminate: bool
     store, whole = revoking_store(app), _whole(handles)
     with suppress(GtaskError):
         for handle in _doubtful(whole):
-            _learn(handle, await handle._alook(), await app.ajobs_on_servers(handle.id))
+            if _is_delayed(handle, await app.ajobs_on_servers(handle.id)):
+                _learn(handle, await handle._alook())
     await store.arevoke([revoked_record(handle.id, handle.task) for handle in whole], terminate, _ttl(app, whole))
 
 
@@ -58,12 +60,18 @@ def _doubtful(handles: Sequence[AsyncResult[Any]]) -> list[AsyncResult[Any]]:
     return [handle for handle in handles if handle._due is None and handle._outcome is None][:ASKED]
 
 
-def _learn(handle: AsyncResult[Any], outcome: Outcome | None, jobs: Sequence[JobStatus]) -> None:
-    """Has a handle know until when its task is delayed, from what is stored and what waits on the job servers."""
+def _is_delayed(handle: AsyncResult[Any], jobs: Sequence[JobStatus]) -> bool:
+    """Whether a task waits for its time on the job servers; nobody knows yet until when."""
+    delayed = any(job.known for job in jobs[1::2])
+    if delayed:
+        handle._due = handle.app.now() + DELAYED
+    return delayed
+
+
+def _learn(handle: AsyncResult[Any], outcome: Outcome | None) -> None:
+    """Has a handle know when its task is tried again."""
     if outcome is not None and outcome.state is State.RETRY and outcome.finished is not None:
         handle._due = outcome.finished + outcome.delay
-    elif any(job.known for job in jobs[1::2]):
-        handle._due = handle.app.now() + DELAYED
 
 
 def _ttl(app: App, handles: Sequence[AsyncResult[Any]]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -17,7 +18,7 @@ import pytest
 from gtask import App, AsyncResult, GroupResult, ResultTimeout, State, StoreRequired, TaskFailed, TaskRevoked, chord
 from gtask import result as result_module
 from gtask import waiting as waiting_module
-from gtask.errors import DecodeError, ResultError, ResultsUnavailable
+from gtask.errors import ConfigurationError, DecodeError, ResultError, ResultsUnavailable
 from gtask.failures import error_info
 from gtask.results import SqliteStore
 from gtask.results.records import outcome_to_record
@@ -515,3 +516,72 @@ def test_error_info_without_anything_is_a_failure(stored: App) -> None:
     keep(stored, Outcome("a", State.FAILURE, error=ErrorInfo("", "")))
     with pytest.raises(TaskFailed):
         stored.AsyncResult("a").get(timeout=LIMIT)
+
+
+# --- revoking ----------------------------------------------------------------------------------------------------
+
+
+def marks_of(app: App) -> dict[str, float]:
+    """The seconds for which marks are kept, by their ids."""
+    assert isinstance(app.store, SqliteStore)
+    with sqlite3.connect(app.store.path) as db:
+        return {id: expires - time.time() for id, expires in db.execute("SELECT id, expires FROM marks")}
+
+
+def test_a_mark_is_kept_as_long_as_its_call_is_delayed(served: App) -> None:
+    @served.task
+    def add(a: int) -> int:
+        return a
+
+    day = 86400.0
+    now, later, unseen = add.delay(1), add.apply_async((1,), countdown=30 * day), add.apply_async((1,), countdown=9.0)
+    for result in (now, later, served.AsyncResult(unseen.id)):
+        result.revoke()
+    kept = marks_of(served)
+    assert abs(kept[now.id] - day) < 60
+    assert abs(kept[later.id] - 31 * day) < 60
+    assert kept[unseen.id] > 366 * day
+    assert [result.state for result in (now, later, unseen)] == [State.REVOKED] * 3
+
+
+def test_a_whole_is_marked_at_once(served: App) -> None:
+    @served.task
+    def add(*values: Any) -> int:
+        return 1
+
+    result = chord([add.s(n) for n in range(3)], add.s() | add.s()).delay()
+    result.revoke()
+    assert len(marks_of(served)) == 5
+    with pytest.raises(TaskRevoked, match="The task was revoked before it finished"):
+        result.get(timeout=LIMIT)
+
+
+@pytest.mark.anyio
+async def test_async_code_revokes_as_well(served: App) -> None:
+    @served.task
+    def add(a: int) -> int:
+        return a
+
+    async with served:
+        result = await add.adelay(1)
+        await result.arevoke()
+        members = [await add.adelay(n) for n in range(3)]
+        await GroupResult(served, members).arevoke(terminate=True)
+        assert [await one.astate() for one in (result, *members)] == [State.REVOKED] * 4
+        with pytest.raises(TaskRevoked):
+            await result
+
+
+def test_what_has_ended_keeps_its_result_when_it_is_revoked(served: App) -> None:
+    keep(served, done("a", 5))
+    served.AsyncResult("a").revoke()
+    assert served.AsyncResult("a").get(timeout=0) == 5
+
+
+def test_revoking_without_a_store_and_in_the_foreground_is_refused(app: App, served: App) -> None:
+    with pytest.raises(StoreRequired, match="no result store"):
+        app.AsyncResult("a").revoke()
+    served.task(name="f")(lambda: 1)
+    handle = served.tasks["f"].apply_async(background=False)
+    with pytest.raises(ConfigurationError, match="foreground call cannot be revoked"):
+        handle.revoke()
