@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import signal
 import threading
 import time
 from collections import deque
@@ -87,6 +88,8 @@ class Asker:
             log.warning("The result store answers again: limited tasks go on.")
 
     def _run(self) -> None:
+        # Signals are for the thread that runs the task: a time limit interrupts what it is waiting in.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGTERM})
         renew_at = time.monotonic() + RENEW
         while True:
             try:

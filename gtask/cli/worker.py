@@ -114,6 +114,9 @@ def command(
 
     SIGTERM or Ctrl-C ends it after the running tasks have finished; a second one, or SIGQUIT, gives their jobs back to
     the job server at once. SIGHUP replaces the processes of `prefork` one at a time.
+
+    A task's rate_limit and max_concurrency are kept by all processes of a worker together, or by all workers where the
+    task says so: see docs/limits.md.
     """
     check(pool, concurrency, backend)
     from gtask.cli.loader import load_app
