@@ -239,6 +239,7 @@ def produce(context: TaskContext, items: Iterable[Any]) -> Any:
             put(item)
         return finish()
     except ReaderLeft:
+        finish()
         return None
     except BaseException:
         finish()
@@ -261,6 +262,7 @@ async def aproduce(context: TaskContext, items: AsyncIterable[Any]) -> Any:
                 await put(item)
             return finish()
         except ReaderLeft:
+            finish()
             return None
         except BaseException:
             finish()
@@ -279,7 +281,7 @@ def _reader(context: TaskContext) -> tuple[Callable[[Any], None], _Finish] | Non
         return producer.put, lambda: _end(producer)
     if not _is_raw(context):
         return None
-    return lambda value: _send_raw(context, value), lambda: None
+    return lambda value: _send_raw(context, value), lambda: _end_raw(context)
 
 
 def _areader(context: TaskContext) -> tuple[Callable[[Any], Awaitable[None]], _Finish] | None:
@@ -293,7 +295,7 @@ def _areader(context: TaskContext) -> tuple[Callable[[Any], Awaitable[None]], _F
         _send_raw(context, value)
         await anyio.lowlevel.checkpoint()
 
-    return put, lambda: None
+    return put, lambda: _end_raw(context)
 
 
 def _end(producer: Producer) -> dict[str, int]:
@@ -318,6 +320,10 @@ def _is_raw(context: TaskContext) -> bool:
     """Whether the caller speaks another language, so that it gets each item as WORK_DATA in its own form."""
     form = context.message.form
     return not form.is_envelope or (context.foreground and "stream" in context.message.headers)
+
+
+def _end_raw(context: TaskContext) -> None:
+    context.streamed = True
 
 
 def _send_raw(context: TaskContext, value: Any) -> None:

@@ -35,8 +35,9 @@ class JobReporter(LocalReporter):
         job = self._job
 
         def send() -> None:
-            assert job.link.protocol is not None
-            say(job.link.protocol, job.handle)
+            protocol = job.link.protocol
+            if protocol is not None and job.handle in protocol.held:  # else it has ended: a timer came too late
+                say(protocol, job.handle)
 
         if self._loop is not None:
             try:

@@ -290,6 +290,8 @@ class Runner:
         if context.foreground and outcome.state is State.RETRY:
             return PutOff(outcome.delay)
         end, data = self._answer(context.message.form, outcome, context.foreground)
+        if context.streamed and end is End.COMPLETE and context.message.form is not Form.ENVELOPE:
+            data = b""  # the items were the answer, and some clients put behind them what follows
         if context.foreground:
             sealed = context.sealed(Kind.ANSWER if end is End.COMPLETE else Kind.FAILURE, data)
             return Ending(end, sealed, optional=tuple(context.letters))

@@ -249,6 +249,32 @@ class AsyncForegroundResult(ForegroundResult):
         return self._outcome
 
 
+class AsyncStreamResult(ForegroundResult):
+    """`StreamResult` for async code."""
+
+    def __init__(self, stream: AsyncStream[Any]) -> None:
+        super().__init__(stream.call, lambda timeout: b"")
+        self._stream = stream
+
+    def astream(self) -> AsyncStream[Any]:
+        """Its items; each can be had once."""
+        return self._stream
+
+    def _wait(self, timeout: float | None) -> Outcome | None:
+        if self._outcome is None and timeout != 0:
+            raise RuntimeError("This stream is for async code: use `async for`, or `await result`.")
+        return self._outcome
+
+    async def _await(self, timeout: float | None) -> Outcome | None:
+        if self._outcome is None and timeout != 0:
+            try:
+                items = [item async for item in self._stream]
+                self._outcome = Outcome(self.id, State.SUCCESS, items, task=self.task or "")
+            except TaskError as error:
+                self._outcome = Outcome(self.id, State.FAILURE, error=error_info(error), task=self.task or "")
+        return self._outcome
+
+
 class AsyncSender:
     """The async face: one client for each event loop, closed by `App.aclose`."""
 
@@ -319,7 +345,9 @@ class AsyncSender:
         return pool
 
     async def open(self, step: Signature[Any]) -> AsyncResult[Any]:
-        """As `Sender.open`."""
+        """As `Sender.open`; a stream begins when its first item is asked for."""
+        if isinstance(step.task, Task) and step.task.streams:
+            return AsyncStreamResult(self.stream(step))
         with ExitStack() as hooks:
             call = Call(self._app, step, hooks)
             job = await self.client.open(call.submission, call.timeout, listen=False)

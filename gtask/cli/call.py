@@ -32,6 +32,7 @@ Listener = Callable[[int, int], None]
 @click.option("-k", "--kwargs", default="{}", metavar="JSON", help="Keyword arguments: a JSON object, or - for stdin.")
 @click.option("--background", is_flag=True, help="Send it as a background job, print its id and do not wait.")
 @click.option("--progress", is_flag=True, help="Show how far the task is, on stderr.")
+@click.option("--stream", is_flag=True, help="Print what a generator task yields, each item as soon as it is there.")
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
@@ -52,6 +53,7 @@ def command(
     kwargs: str,
     background: bool,
     progress: bool,
+    stream: bool,
     timeout: float | None,
     raw: bool,
     codec: str | None,
@@ -67,6 +69,8 @@ def command(
     gtask call app:app calculate --args '[7]'
     gtask call app:app send -k '{"amount": "12.50"}' --background
     """
+    if background and stream:
+        raise click.UsageError("A background job sends no stream: leave --background out.")
     if background and (progress or timeout):
         raise click.UsageError(
             "--background does not wait, so --progress and --timeout mean nothing with it; `gtask result ID` waits."
@@ -82,7 +86,7 @@ def command(
             click.echo(loaded.send(step.set(background=True)).id)
             return 0
         _warn_unless_served(loaded, task)
-        return _call(loaded, step, timeout, progress, raw)
+        return _call(loaded, step, timeout, progress, raw, stream)
 
 
 def parse(text: str, option: str, kind: type, example: str) -> Any:
@@ -130,7 +134,9 @@ def _warn_unless_served(app: App, function: str) -> None:
         say(ME, f"No worker serves {function!r} at {servers} now; waiting for one.{hint}")
 
 
-def _call(app: App, step: Signature[Any], timeout: float | None, progress: bool, raw: bool) -> int:
+def _call(
+    app: App, step: Signature[Any], timeout: float | None, progress: bool, raw: bool, stream: bool = False
+) -> int:
     with ExitStack() as stack:
         options: dict[str, Any] = {"on_warning": _warn}
         if timeout is not None:
@@ -138,6 +144,10 @@ def _call(app: App, step: Signature[Any], timeout: float | None, progress: bool,
         if progress:
             options["on_progress"] = stack.enter_context(progress_bar(step.task.name))
         try:
+            if stream:
+                for item in stack.enter_context(app.stream(step.set(**options))):
+                    write(item, raw)
+                return 0
             value = app.call(step.set(**options))
         except Exception as error:
             stack.close()  # the bar is gone before the error is shown

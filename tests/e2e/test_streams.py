@@ -19,9 +19,13 @@ from typing import Any
 import anyio
 import pytest
 
-from gtask import App, ConfigurationError, Progress, State, StreamBroken
+from gtask import App, ConfigurationError, Progress, ResultTimeout, State, StreamBroken
+from gtask.arguments import Arguments
 from gtask.client import Client
+from gtask.options import Options
 from gtask.protocol import WorkData
+from gtask.task import BaseTask
+from gtask.testing.faults import FaultProxy
 from gtask.testing.processes import worker
 from gtask.testing.programs import Program, wait_until
 from gtask.types import Submission
@@ -209,7 +213,8 @@ def test_callers_of_other_languages_get_each_item_as_they_speak(staff: Staff) ->
     with Client([staff.house.server.url]) as client:
         with client.open(Submission("rows", b"2", "", background=False), LIMIT) as job:
             data = [event.data for event in job if isinstance(event, WorkData)]
-            assert job.result() == b"null"
+            assert job.result() == b""
+        assert client.call(Submission("rows", b"0", "", background=False), LIMIT) == b""
     assert data == [b'{"number":0,"name":"row 0"}\n', b'{"number":1,"name":"row 1"}\n']
 
 
@@ -221,6 +226,14 @@ def test_the_list_is_the_result_in_the_background(staff: Staff) -> None:
     handle = staff.rows.options(background=False).delay(2)
     assert [row.number for row in handle.stream()] == [0, 1]
     assert staff.rows.options(background=False).delay(1).get(timeout=LIMIT) == [Row(0, "row 0")]
+
+    async def main() -> None:
+        async with staff.app:
+            handle = await staff.rows.options(background=False).adelay(2)
+            assert [row.number async for row in handle.astream()] == [0, 1]
+            assert await (await staff.rows.options(background=False).adelay(1)) == [Row(0, "row 0")]
+
+    anyio.run(main)
     with pytest.raises(ConfigurationError, match="plain is no generator"):
         staff.plain.stream()
     with pytest.raises(ConfigurationError, match="window=0"):
@@ -322,6 +335,65 @@ def test_time_limits_hold(staff: Staff) -> None:
     assert next(items) == 1
     with pytest.raises(TimeoutError, match="time_limit"):
         next(items)
+
+
+@in_processes
+def test_a_cut_breaks_the_stream_or_it_goes_on(staff: Staff, tmp_path: Path) -> None:
+    """The reader's connection; its generator is closed, and the call is made anew over another one."""
+    with FaultProxy(staff.house.server.server) as proxy, make(proxy.url) as app:
+        noted = app.tasks["noted"].options(window=4)
+        path = tmp_path / "breaks"
+        items = noted.stream(str(path), 1000)  # type: ignore[misc]
+        assert next(items) == 0
+        proxy.cut()
+        with pytest.raises(StreamBroken, match="resume=True"):
+            list(items)
+        wait_until(lambda: lines(path).count("closed") == 2, LIMIT, "the end of both runs")
+        path = tmp_path / "goes on"
+        items = app.tasks["noted"].options(window=4, resume=True).stream(str(path), 1000)  # type: ignore[misc]
+        assert [next(items) for _ in range(100)] == list(range(100))
+        proxy.cut(reset=True)
+        assert list(items) == list(range(100, 1000))
+        items = app.tasks["awaiting"].options(timeout=0.5).stream(str(tmp_path / "late"), 1, 2)  # type: ignore[misc]
+        assert next(items) == 0
+        with pytest.raises(ResultTimeout):
+            next(items)
+        go(tmp_path / "late")
+        assert list(app.tasks["arows"].stream(3)) == [0, 1, 2]  # type: ignore[misc]
+
+
+def test_a_worker_that_is_cut_off_closes_its_generator(houses: Callable[[str], House], tmp_path: Path) -> None:
+    server, path = houses("gtask").server, tmp_path / "path"
+    with (
+        FaultProxy(server.server) as proxy,
+        App("cut", server.url) as app,
+        worker("tests.e2e.stream_app:app", cwd=ROOT, servers=proxy.url, pool="async", env={"GTASK_NAMESPACE": "cut."}),
+    ):
+        items = BaseTask(app, "cut.noted", Options(), Arguments(None, "cut.noted")).options(window=4)
+        reading = items.stream(str(path), 10**6)
+        assert next(reading) == 0
+        proxy.cut()
+        with pytest.raises(StreamBroken):
+            list(reading)
+        wait_until(lambda: lines(path).count("closed") == 2, LIMIT, "the end of both runs")
+
+
+@pytest.mark.parametrize("pool", ["prefork", "async"])
+def test_each_part_of_a_stream_is_signed(
+    houses: Callable[[str], House], monkeypatch: pytest.MonkeyPatch, pool: str
+) -> None:
+    monkeypatch.setenv("GTASK_SIGNING_KEYS", "k1:a secret of sixteen bytes or more")
+    monkeypatch.setenv("GTASK_NAMESPACE", f"signed.{pool}.")
+    url = houses("gtask").server.url
+    backend = ["--backend", "trio"] if pool == "async" else []
+    with make(url) as app, worker("tests.e2e.stream_app:app", *backend, cwd=ROOT, servers=url, pool=pool) as program:
+        name = f"signed.{pool}."
+        assert [row.number for row in app.tasks[f"{name}rows"].stream(5000)] == list(range(5000))  # type: ignore[misc]
+        assert list(app.tasks[f"{name}arows"].stream(5000)) == list(range(5000))  # type: ignore[misc]
+        items = app.tasks[f"{name}arows"].options(window=4).stream(10**9)  # type: ignore[misc]
+        assert [next(items) for _ in range(50)] == list(range(50))
+        items.close()
+        program.wait_for_line(r"arows\[.*succeeded.*None", LIMIT)
 
 
 def resident(pid: int) -> int:
