@@ -198,7 +198,7 @@ class RedisStore(KeyedStore):
                     else:
                         assert ear is not None
                         value = ear.probe() if isinstance(step, Probe) else ear.hear(step.ids, step.timeout)
-                except (redis.RedisError, OSError, GtaskError) as error:
+                except _TROUBLE as error:
                     step = flow.throw(self._explained(error))
                 else:
                     step = flow.send(value)
@@ -245,7 +245,7 @@ class RedisStore(KeyedStore):
                     else:
                         assert ear is not None
                         value = await (ear.probe() if isinstance(step, Probe) else ear.hear(step.ids, step.timeout))
-                except (redis.RedisError, OSError, GtaskError) as error:
+                except _TROUBLE as error:
                     step = flow.throw(self._explained(error))
                 else:
                     step = flow.send(value)
@@ -282,7 +282,7 @@ class RedisStore(KeyedStore):
             )
         if isinstance(error, redis.exceptions.OutOfMemoryError):
             return ResultError(f"{where} is full ({error}); give it more memory, or keep results for a shorter time.")
-        if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
+        if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError | ValueError):
             return ResultsUnavailable(f"{where} cannot be reached: {error}; see whether it runs there.")
         return ResultError(f"{where} refuses: {error}.")
 
@@ -290,6 +290,9 @@ class RedisStore(KeyedStore):
 def _reply(*words: str) -> Flow[Any]:
     return (yield Command(words))
 
+
+_TROUBLE: Final = (redis.RedisError, OSError, ValueError, GtaskError)
+"""What a step may raise; a `ValueError` when another thread has closed the store meanwhile."""
 
 _AGAIN: Final = (redis.ConnectionError,)
 """What is tried once more, at once: a connection that was idle may have been cut."""
