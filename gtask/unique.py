@@ -190,13 +190,13 @@ def _canonical(value: Any, depth: int) -> bytes:
         return _framed(b"set", sorted(_canonical(one, depth) for one in value))
     if isinstance(value, list | tuple):
         return _framed(b"list", [_canonical(one, depth) for one in value])
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return pack(value.astimezone(UTC), "an argument")
+    if type(value) is Decimal and value.is_finite():
+        return pack(value.normalize(), "an argument")
     if is_dataclass(value) and not isinstance(value, type):
         parts = [_canonical(getattr(value, field.name), depth) for field in fields(value)]
         return _framed(type(value).__qualname__.encode(), parts)
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        value = value.astimezone(UTC)
-    elif type(value) is Decimal and value.is_finite():
-        value = value.normalize()
     return pack(value, "an argument")
 
 

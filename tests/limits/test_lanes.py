@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -36,9 +36,9 @@ class Place:
     server: JobServerProgram
     app: App
 
-    def worker(self, concurrency: int = 4, pool: str = "prefork") -> Program:
-        """A worker of the limited tasks, to be used in a `with`."""
-        return worker(  # type: ignore[return-value]
+    def worker(self, concurrency: int = 4, pool: str = "prefork") -> AbstractContextManager[Program]:
+        """A worker of the limited tasks."""
+        return worker(
             "tests.limits.limited_app:app", cwd=ROOT, servers=self.server.url, concurrency=concurrency, pool=pool
         )
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from gtask import App, TaskRevoked, group
+from gtask import App, TaskRevoked, WorkerLost, group
+from gtask.client import Client
+from gtask.plans import plan_unique
 from gtask.testing.processes import worker
 from gtask.testing.programs import Program, wait_until
-from gtask.unique import key_of, unique_key
+from gtask.unique import answered, key_of, unique_key
 from tests.e2e.conftest import LIMIT, ROOT, House, house_of
 from tests.e2e.tasks import lines
 from tests.limits.queue_app import make
@@ -159,6 +161,46 @@ def test_a_call_that_expired_ends_its_claim(house: House, staff: Program, tmp_pa
     assert quick.delay(str(tmp_path), "e").id == late.id
     late.get(timeout=LIMIT, propagate=False)
     assert quick.delay(str(tmp_path), "e").id != late.id
+
+
+def test_a_caller_who_submits_late_has_nothing_run_again(house: House, staff: Program, tmp_path: Path) -> None:
+    """It has claimed the key and stands still; the next one submits in its place, and the task ends meanwhile."""
+    step = house.app.tasks["quick"].s(str(tmp_path), "late")
+    key = unique_key([step])
+    assert key is not None
+    plan, to_submit = answered(plan_unique(house.app, step, key))
+    assert to_submit
+    second = step.delay()
+    assert second.id == plan.handle.id
+    answer = second.get(timeout=LIMIT)
+    with Client(house.server.url) as client:
+        client.submit(house.app.publisher.seal(plan.sending))
+    wait_until(lambda: house.row("quick")[:2] == (0, 0), LIMIT, "the end of the late one")
+    assert plan.handle.get(timeout=LIMIT) == answer
+    assert len(lines(tmp_path / "late")) == 1
+
+
+def test_a_job_that_kills_its_process_for_good_ends_its_claim(house: House, staff: Program, tmp_path: Path) -> None:
+    deadly = house.app.tasks["deadly"]
+    first = deadly.delay(str(tmp_path / "runs"))
+    with pytest.raises(WorkerLost):
+        first.get(timeout=LIMIT)
+    assert len(lines(tmp_path / "runs")) == 3
+    (tmp_path / "runs").write_text("enough\n" * 3)
+    second = deadly.delay(str(tmp_path / "runs"))
+    assert second.id != first.id
+    assert second.get(timeout=LIMIT) == "alive"
+
+
+@pytest.mark.anyio
+async def test_async_callers_share_too(house: House, staff: Program, tmp_path: Path) -> None:
+    once = house.app.tasks["once"]
+    async with house.app:
+        results = [await once.adelay(str(tmp_path), "async") for _ in range(3)]
+        assert len({result.id for result in results}) == 1
+        (tmp_path / "async.go").touch()
+        assert len({await result.aget(timeout=LIMIT) for result in results}) == 1
+    assert len(lines(tmp_path / "async.started")) == 1
 
 
 # --- keys ----------------------------------------------------------------------------------------------------
