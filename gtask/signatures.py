@@ -12,7 +12,7 @@ from gtask.flows import MAX_NESTING
 from gtask.message import CANVAS, SignatureData, check_task_id, new_task_id
 from gtask.options import CALL_OPTIONS, CallOptions, Options, check_call, refuse_unknown
 from gtask.sendable import Canvas, Linkable, Sendable, as_canvas, listed
-from gtask.task import BaseTask
+from gtask.task import BaseTask, Task
 
 if TYPE_CHECKING:
     from gtask.app import App
@@ -137,6 +137,10 @@ class Signature(Sendable[R]):
         if self.over is None:
             arguments.check(args, dict(self.kwargs))
             return
+        if isinstance(self.task, Task) and self.task.streams:
+            raise BadArguments(
+                f"{self.task.name}.{self.over}(): a task that streams has no single result; use a group."
+            )
         if len(args) != 1:
             raise BadArguments(f"{self.task.name}.{self.over}() takes one list, and here are {len(args)} arguments.")
         if args[0] is COMING:

@@ -8,8 +8,16 @@ from typing import Any
 
 import pytest
 
-from gtask import App, AsyncResult, GroupResult, TaskContext, chain, chord, group, group_result
-from gtask.errors import BadArguments, ConfigurationError, DecodeError, ResultError, ResultTimeout, TaskFailed
+from gtask import App, AsyncResult, GroupResult, Retry, TaskContext, chain, chord, group, group_result
+from gtask.errors import (
+    BadArguments,
+    ConfigurationError,
+    DecodeError,
+    ResultError,
+    ResultTimeout,
+    TaskExpired,
+    TaskFailed,
+)
 from gtask.layout import _handle
 from gtask.message import CANVAS, Message, encode_message
 from gtask.results import SqliteStore
@@ -34,6 +42,8 @@ class Shop:
         self.same = app.task(name="same")(lambda value: value)
         self.divide = app.task(name="divide")(lambda a, b: a // b)
         self.hear = app.task(name="hear")(self.heard.append)
+        self.flaky = app.task(name="flaky", bind=True, max_retries=3)(_flaky)
+        self.rows = app.task(name="rows")(_rows)
         self.weigh = app.task(name="weigh", bind=True)(self._weigh)
 
     def _weigh(self, context: TaskContext, value: Any = None) -> int:
@@ -45,11 +55,22 @@ def _total(values: Any, more: int = 0) -> int:
     return sum(_total(value) if isinstance(value, list) else value for value in values) + more
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """One worker for all tests of this module."""
+def _flaky(context: TaskContext, value: int) -> int:
+    if not context.retries:
+        raise Retry(delay=0.05)
+    return value + context.retries
+
+
+def _rows(count: int) -> Iterator[int]:
+    yield from range(count)
+
+
+@pytest.fixture(scope="module", params=[None, {"k1": "a secret of sixteen bytes"}], ids=["plain", "signed"])
+def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """One worker for all tests of this module, without keys and with some."""
     store = SqliteStore(tmp_path_factory.mktemp("shop") / "results.db")
-    with EmbeddedServer() as server, App("shop", server.url, store, dead_letters=False) as app:
+    options: dict[str, Any] = {} if request.param is None else {"signing_keys": request.param}
+    with EmbeddedServer() as server, App("shop", server.url, store, dead_letters=False, **options) as app:
         made = Shop(app)
         with working(app, slots=4):
             yield made
@@ -272,6 +293,24 @@ def test_a_body_in_an_outer_chord_hands_its_members_failure_on(shop: Shop) -> No
     assert len({what["id"] for what in shop.heard}) == 1
 
 
+def test_a_retry_is_no_failure(shop: Shop) -> None:
+    canvas = (group(shop.flaky.s(1), shop.add.s(2) | shop.flaky.s()) | shop.total.s()).link_error(shop.hear.s())
+    assert get(canvas) == 5
+    assert shop.heard == []
+
+
+def test_what_comes_too_late_calls_no_errback(shop: Shop) -> None:
+    """And what waits for it is told, an outer chord too."""
+    late = shop.add.s(1).set(countdown=0.2, expires=0.01)
+    inner = group(late, shop.add.s(2)) | shop.total.s()
+    handle = (group(inner, shop.add.s(3)) | shop.total.s()).link_error(shop.hear.s()).delay()
+    with pytest.raises(TaskExpired):
+        handle.get(timeout=LIMIT)
+    assert handle.state is State.REVOKED
+    assert get(shop.add.s(1)) == 1
+    assert shop.heard == []
+
+
 def test_links_follow_the_end_of_the_whole(shop: Shop) -> None:
     add, total, hear = shop.add, shop.total, shop.hear
     get(chain(add.s(1), add.s(2)).link(hear))
@@ -299,6 +338,8 @@ def test_links_follow_the_end_of_the_whole(shop: Shop) -> None:
 def test_a_hostile_job_of_canvas_fails_and_nothing_else(shop: Shop, args: Any, headers: dict[str, Any]) -> None:
     task_id = shop.app.new_id(CANVAS)
     workload = encode_message(Message(task_id, CANVAS, args, {}, headers))
+    if (keys := shop.app.settings.signing_keys) is not None:
+        workload = keys.sign(CANVAS, workload, shop.app.now())
     shop.app._sender.client.submit(Submission(CANVAS, workload, task_id))
     with pytest.raises(DecodeError):
         shop.app.AsyncResult(task_id).get(timeout=LIMIT)
@@ -359,6 +400,8 @@ def test_an_item_that_fails_is_named(shop: Shop) -> None:
 def test_items_that_do_not_fit_are_refused_before_anything_is_sent(shop: Shop) -> None:
     with pytest.raises(BadArguments, match=r"Item 1 of divide.starmap\(\)"):
         shop.divide.starmap([(1, 1), (1,)]).delay()
+    with pytest.raises(BadArguments, match="a task that streams has no single result"):
+        shop.rows.map([1, 2]).delay()
     with pytest.raises(BadArguments, match="takes one list, and here are 0"):
         shop.add.map().delay()
     with pytest.raises(ConfigurationError, match="lives in a worker of another language"):
