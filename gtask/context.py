@@ -12,6 +12,7 @@ from gtask.errors import TaskError
 from gtask.message import Form, Message
 from gtask.progress import Progress, Teller, to_outcome
 from gtask.protocol import Event
+from gtask.results.base import ResultStore
 from gtask.results.joins import Join
 from gtask.results.records import outcome_to_record
 from gtask.retry import Retry
@@ -305,7 +306,17 @@ class TaskContext:
             self._reporter.submit(Submission(carriage.function, workload, unique))
         else:
             # Not here: this may be an event loop, and the task is not to wait for it either.
-            WRITES.call(0.0, lambda: store.put([record], ttl))
+            self.state["progress"] = record
+            if not self.state.get("writing"):
+                self.state["writing"] = True
+                WRITES.call(0.0, lambda: self._write_progress(store, ttl))
+
+    def _write_progress(self, store: ResultStore, ttl: float) -> None:
+        """Writes the latest record; while one waits to be written, others take its place."""
+        self.state["writing"] = False
+        record = self.state.pop("progress", None)
+        if record is not None:
+            store.put([record], ttl)
 
     def send_data(self, data: bytes | str) -> bool:
         """Sends a piece of output to a foreground caller now; returns as `progress` does."""

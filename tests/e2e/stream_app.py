@@ -23,7 +23,7 @@ class Row:
 
 def make(servers: str | None = None) -> App:
     """The App, on some job servers."""
-    app = App("streams", servers)
+    app = App("streams", servers, os.environ.get("STREAMS_RESULTS", "gearman://"))
 
     @app.task
     def rows(count: int) -> Iterator[Row]:

@@ -19,7 +19,7 @@ from typing import Any
 import anyio
 import pytest
 
-from gtask import App, ConfigurationError, Progress, ResultTimeout, State, StreamBroken
+from gtask import App, ConfigurationError, Progress, ResultTimeout, State, StreamBroken, group
 from gtask.arguments import Arguments
 from gtask.client import Client
 from gtask.options import Options
@@ -394,6 +394,21 @@ def test_each_part_of_a_stream_is_signed(
         assert [next(items) for _ in range(50)] == list(range(50))
         items.close()
         program.wait_for_line(r"arows\[.*succeeded.*None", LIMIT)
+
+
+def test_messages_reach_a_store_that_workers_write_to(
+    houses: Callable[[str], House], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GTASK_NAMESPACE", "kept.")
+    monkeypatch.setenv("STREAMS_RESULTS", f"sqlite:///{tmp_path / 'kept.db'}")
+    url, path = houses("gearmand").server.url, tmp_path / "path"
+    with make(url) as app, worker("tests.e2e.stream_app:app", cwd=ROOT, servers=url, pool="async"):
+        members = group(app.tasks["kept.steps"].s(str(path)), app.tasks["kept.arows"].s(1)).delay()
+        wait_until(lambda: members[0].progress == Progress(50, 100, "step 50"), LIMIT, "its progress")
+        wait_until(lambda: members.progress == Progress(1, 2), LIMIT, "the group's progress")
+        go(path)
+        assert members.get(timeout=LIMIT) == ["done", [0]]
+        assert members.progress.fraction == 1.0
 
 
 def resident(pid: int) -> int:
