@@ -28,6 +28,26 @@ def make(servers: Any = None) -> App:
         return name
 
     @app.task
+    async def cleans_up(folder: str) -> None:
+        note(f"{folder}/cleaning.started", os.getpid())
+        try:
+            await anyio.sleep(60)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.05)
+                note(f"{folder}/cleaned", "cleaned")
+
+    @app.task
+    async def stubborn(folder: str) -> str:
+        """Takes its cancellation for its own affair, which no task should."""
+        note(f"{folder}/stubborn.started", os.getpid())
+        try:
+            await anyio.sleep(60)
+        except BaseException:
+            return "went on"
+        return "slept"
+
+    @app.task
     def plain(folder: str, name: str) -> int:
         return pass_gate(folder, name)
 
