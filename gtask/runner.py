@@ -30,6 +30,7 @@ from gtask.producer import aproduce, produce
 from gtask.repeats import Repeats
 from gtask.results.joins import Join
 from gtask.results.records import outcome_to_record
+from gtask.results.together import Together
 from gtask.revocation import Revocations
 from gtask.signing import Keyring, Kind, Opened, is_signed, refuse_signed
 from gtask.states import ErrorInfo, Outcome, Record, State
@@ -75,6 +76,7 @@ class Runner:
         own = tuple(type(middleware) for middleware in default_middleware())
         self._awaits = any(type(middleware) not in own for middleware in app.middleware.executing)
         self._loops = threading.local()
+        self._puts = Together()
         self._keys = app.settings.signing_keys
         self.repeats: Repeats | None = None
         """Recognises tasks that have ended before; None runs whatever comes."""
@@ -344,7 +346,7 @@ class Runner:
         for pause in (*STORE_PAUSES, None):
             try:
                 if records:
-                    store.put(records, ttl)
+                    self._puts.put(store, records, ttl)
                 completed = [job for join in joins if (job := store.join(join, ttl)) is not None]
                 return ending._replace(submissions=(*ending.submissions, *completed))
             except Exception as error:

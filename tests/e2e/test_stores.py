@@ -147,3 +147,19 @@ def started(database: Database) -> bool:
     except Exception:
         return False
     return True
+
+
+@pytest.mark.parametrize("pool", ["thread", "async"])
+def test_jobs_that_end_together_in_one_process(pool: str, tmp_path: Path) -> None:
+    """Their outcomes are put together; none is lost, and chords complete."""
+    require("gearmand", package="gearman-job-server")
+    url = f"sqlite:///{tmp_path}/results.db"
+    env = {"STORE_URL": url, "STORE_NOTES": str(tmp_path / "notes")}
+    with (
+        gearmand() as server,
+        worker("tests.e2e.store_app:app", cwd=ROOT, servers=server.url, concurrency=8, pool=pool, env=env),
+        App("stores", servers=server.url, results=url) as app,
+    ):
+        add, total = (app.task(name=task.name)(task.func) for task in (store_app.add, store_app.total))
+        assert group(add.s(number) for number in range(500)).delay().get(timeout=LIMIT) == list(range(500))
+        assert chord([add.s(number) for number in range(100)], total.s()).delay().get(timeout=LIMIT) == 4950
