@@ -103,7 +103,7 @@ def test_a_store_that_cannot_be_used_keeps_the_worker_from_starting(tmp_path: Pa
         pass
 
 
-@pytest.mark.parametrize("url", ["redis://localhost", "mysql://x", "sqlite:res.db", "none", "http://x"])
+@pytest.mark.parametrize("url", ["redis://localhost/zero", "mysql://x", "sqlite:res.db", "none", "http://x"])
 def test_a_wrong_results_url_is_refused_where_it_is_written(url: str) -> None:
     with pytest.raises(ConfigurationError):
         App("x", results=url)
