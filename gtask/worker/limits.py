@@ -2,7 +2,7 @@
 
 A table is made before the forks. Each process counts its own jobs in a row of its own, which whoever buries it clears.
 What all of them change, they change under a lock of the file system, which a process that dies lets go of. Nobody waits
-for the lock: where it is taken the gate stays closed for a moment.
+for the lock for longer than a moment: where it is taken the gate stays closed, and is asked again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import mmap
 import os
 import struct
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
@@ -22,6 +23,9 @@ LOOK: Final = 0.05
 
 LOOK_RATE: Final = 0.25
 """Seconds between two looks of a process whether a token has come back, where the next one is further away."""
+
+TRIES: Final = 50
+"""How often the lock is tried in a row: it is held for some microseconds, unless its holder was stopped."""
 
 BUSY: Final = 0.002
 """Seconds before the lock is tried again."""
@@ -71,12 +75,16 @@ class LimitTable:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[bool]:
-        """Holds the lock, if it was free; says whether."""
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
+        """Holds the lock, if it is free within a moment; says whether."""
+        for attempt in range(TRIES):
+            try:
+                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if attempt == TRIES - 1:
+                    yield False
+                    return
+                time.sleep(0)  # for whoever holds it, who may be waiting for this processor
         try:
             yield True
         finally:
