@@ -61,6 +61,8 @@ class Producer:
         """How many of them the window knows of."""
         self._gone = False
         self._armed = False
+        self._torn = False
+        """Whether a signal's exception has struck while an item was taken; the counts may be wrong then."""
         self._ended = False
         self._sent_at = 0.0
         self._asked_at = 0.0
@@ -77,7 +79,11 @@ class Producer:
 
     def put(self, value: Any) -> None:
         """Takes an item, after waiting until there is room for it; raises `ReaderLeft`, and `EncodeError`."""
-        item = self._packed(value)
+        self._reporter.busy = True  # a soft limit that struck now would be taken for the item's own mistake
+        try:
+            item = self._packed(value)
+        finally:
+            self._reporter.busy = False
         while not self._room():
             with self._news:
                 if self._consumed == self._known and not self._gone and not self._news.wait(CHECK):
@@ -126,12 +132,14 @@ class Producer:
 
     def _add(self, item: bytes) -> None:
         with self._sending:
+            self._torn = True
             packer = self._packer
             packer.add(item)
             if packer.full or monotonic() - self._sent_at >= DELAY:
                 self._cut()
             elif not self._armed:
                 self._arm()
+            self._torn = False
 
     # --- sending ---------------------------------------------------------------------------------------------
 
@@ -148,7 +156,7 @@ class Producer:
             self._arm()
             return
         try:
-            if self._packer.waiting and not self._ended:
+            if self._packer.waiting and not self._ended and not self._torn:
                 self._cut()
         finally:
             self._sending.release()
@@ -167,7 +175,7 @@ class Producer:
         """Sends what is left; the run is over."""
         with self._sending:
             self._ended = True
-            if self._packer.waiting and not self._gone:
+            if self._packer.waiting and not self._gone and not self._torn:
                 self._cut()
 
     # --- the reader ------------------------------------------------------------------------------------------
