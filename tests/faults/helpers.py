@@ -56,6 +56,8 @@ class Recorded:
         """The task itself."""
         self._file = Record(folder / "record")
         self._numbers = 0
+        self.id = ""
+        """The id of the task that was sent last."""
 
     def close(self) -> None:
         """Lets go of the connection and the file."""
@@ -66,7 +68,7 @@ class Recorded:
         """Sends a task that takes `seconds`; returns its number. Its result goes nowhere."""
         number = f"{self._name}{self._numbers}"
         self._numbers += 1
-        self.record.apply_async((number, seconds), ignore_result=True)
+        self.id = self.record.apply_async((number, seconds), ignore_result=True).id
         return number
 
     def runs(self, number: str) -> int:
