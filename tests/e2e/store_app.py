@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from gtask import App, TaskContext
 from tests.e2e.tasks import note
@@ -23,6 +24,12 @@ def total(values: list[int]) -> int:
 @app.task
 def fails(what: str) -> None:
     raise ValueError(what)
+
+
+@app.task
+def sleeps(text: str) -> None:
+    note(os.environ["STORE_NOTES"], text)
+    time.sleep(60)
 
 
 @app.task

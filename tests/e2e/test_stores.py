@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from gtask import App, chain, chord, group
+from gtask import App, GroupResult, State, TaskRevoked, chain, chord, group
 from gtask.testing.databases import Database
 from gtask.testing.processes import gearmand, worker
 from gtask.testing.programs import Program, wait_until
@@ -57,7 +57,8 @@ def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         env = {"STORE_URL": url, "STORE_NOTES": str(folder / "notes")}
         running = worker("tests.e2e.store_app:app", cwd=ROOT, servers=server.url, concurrency=3, env=env)
         app = stack.enter_context(App("stores", servers=server.url, results=url))
-        for task in (store_app.add, store_app.total, store_app.fails, store_app.large, store_app.noted):
+        tasks = (store_app.add, store_app.total, store_app.fails, store_app.large, store_app.noted, store_app.sleeps)
+        for task in tasks:
             app.task(name=task.name, bind=task.bind)(task.func)
         yield Shop(app, folder / "notes", stack.enter_context(running), database)
 
@@ -104,6 +105,27 @@ def test_unique_calls_run_once(shop: Shop) -> None:
     later = noted.apply_async((key,), unique=key)
     assert later.id != sent[0].id
     assert later.get(timeout=LIMIT) == later.id
+
+
+def test_revoked_tasks_are_not_run_and_stopped(shop: Shop) -> None:
+    """Workers hear of the mark from the store."""
+    noted, sleeps = shop.app.tasks["noted"], shop.app.tasks["sleeps"]
+    texts = [uuid.uuid4().hex for _ in range(3)]
+    delayed, other = (noted.apply_async((text,), countdown=1) for text in texts[:2])
+    running = sleeps.delay(texts[2])
+    wait_until(lambda: texts[2] in lines(shop.notes), LIMIT, "the task to run")
+    position = shop.worker.output.position
+    group = GroupResult(shop.app, [delayed, running])
+    group.revoke(terminate=True)
+    with pytest.raises(TaskRevoked):
+        group.get(timeout=LIMIT)
+    shop.worker.wait_for_line("was revoked: its process", LIMIT, position)
+    shop.worker.wait_for_line(f"{running.id}.* not run", LIMIT, position)
+    assert other.get(timeout=LIMIT) == other.id
+    shop.worker.wait_for_line(f"{delayed.id}.* not run", LIMIT, position)
+    assert texts[0] not in lines(shop.notes)
+    assert lines(shop.notes).count(texts[2]) == 1
+    assert [result.state for result in group] == [State.REVOKED] * 2
 
 
 @pytest.mark.anyio
