@@ -451,6 +451,18 @@ def test_what_is_put_together_is_checked_as_a_whole_before_any_of_it_is_sent(sho
         (calculate.s(7) | send.s("x") | calculate.s()).delay()
 
 
+def test_a_stream_is_checked_before_it_is_asked_for(app: App) -> None:
+    @app.task
+    def export(rows: int) -> Iterator[Line]:
+        yield LINE
+
+    for way in (export.stream, export.astream, export.options(timeout=1).stream, export.s().stream, export.delay):
+        with pytest.raises(BadArguments, match=r"^export: rows: expected int, got str 'many'"):
+            way("many")
+    assert export.arguments.returns == list[Line]
+    assert export.arguments.items is Line
+
+
 # --- the worker ----------------------------------------------------------------------------------------------------
 
 
