@@ -112,7 +112,8 @@ class Contender:
         if self._adapter is not None:
             assert self._adapter.stdin is not None
             assert self._adapter.stdout is not None
-            self._adapter.stdin.close()
+            with suppress(OSError):  # it may be gone, with a request that it never read
+                self._adapter.stdin.close()
             try:
                 self._adapter.wait(10)
             except subprocess.TimeoutExpired:
@@ -144,6 +145,7 @@ class Contender:
         except OSError as error:
             raise ContenderFailed(f"{self.entry.name}: {error}. {self._last_words()}") from None
         if line is None:
+            adapter.kill()  # a late answer would be taken for the next one's
             raise ContenderFailed(f"{self.entry.name}: no answer to {do!r} after {limit:g} s. {self._last_words()}")
         if not line:
             raise ContenderFailed(f"{self.entry.name}: the adapter ended. {self._last_words()}")

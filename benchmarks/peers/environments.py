@@ -40,7 +40,10 @@ def interpreter(peer: str, cache: Path) -> Path:
     python = folder / "bin" / "python"
     if (folder / "complete").exists():
         return python
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotInstall(f"{peer} cannot be installed: {error}.") from None
     print(f"Installing {', '.join(packages)} in {folder}", file=sys.stderr)
     shutil.rmtree(folder, ignore_errors=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
