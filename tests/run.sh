@@ -8,8 +8,9 @@ cd "$(dirname "$0")/.." || exit 1
 
 # gearmand and its tools, the clients of the other languages that the tests talk to, what speaks TLS for gearmand, and
 # the databases that it keeps queues in. Of these the tests run their own: RUNLEVEL=1 keeps Debian from starting any.
+# Valgrind counts instructions; the compiler and libgearman are for the C client of the benchmarks.
 packages="gearman-job-server gearman-tools php-cli php-gearman libgearman-client-perl stunnel4 openssl"
-packages="$packages mariadb-server postgresql redis-server"
+packages="$packages mariadb-server postgresql redis-server valgrind gcc libc6-dev libgearman-dev"
 python=${PYTHON:-python3}
 
 say() { printf '%s\n' "== $*"; }

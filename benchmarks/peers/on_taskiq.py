@@ -1,7 +1,7 @@
 """taskiq on Redis streams, the broker that its documentation recommends, with orjson and uvloop.
 
-A waiting caller asks again and again, by default every 200 ms; here every 1 ms where it waits for one task at a time, and
-every 5 ms where it waits for many, which then is quicker.
+A waiting caller asks again and again, by default every 200 ms; here every 1 ms where it waits for one task at a time,
+and every 5 ms where it waits for many, which then is quicker.
 """
 
 from __future__ import annotations
