@@ -53,9 +53,9 @@ def pass_gate(folder: str, name: str) -> int:
     return os.getpid()
 
 
-def make(servers: Any = None, results: Any = "gearman://") -> App:
+def make(servers: Any = None, results: Any = "gearman://", **settings: Any) -> App:
     """The App on some job servers."""
-    app = App("e2e", servers=servers, results=results)
+    app = App("e2e", servers=servers, results=results, **settings)
     _simple(app)
     _long(app)
     _broken(app)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from gtask import State, TaskRevoked
-from gtask.testing.processes import job_server
+from gtask.testing.processes import job_server, worker
 from gtask.testing.programs import Program, wait_until
-from tests.e2e.conftest import LIMIT, House, results_service
+from tests.e2e.conftest import LIMIT, ROOT, House, results_service
 from tests.e2e.tasks import lines, make
 
 
@@ -21,9 +21,9 @@ def started(folder: Path, name: str) -> None:
     wait_until(lambda: (folder / f"{name}.started").exists(), LIMIT, f"{name} to run")
 
 
-def kill(worker: Program) -> None:
+def kill(program: Program) -> None:
     """Kills a worker with all its processes."""
-    for pid in (worker.pid, *worker.children()):
+    for pid in (program.pid, *program.children()):
         os.kill(pid, signal.SIGKILL)
 
 
@@ -64,13 +64,13 @@ def test_it_holds_when_everything_was_down_and_comes_up_in_any_order(tmp_path: P
 def test_a_job_that_comes_again_after_its_end_stays_revoked(house: House, tmp_path: Path) -> None:
     """Its worker was killed in the middle of it."""
     app = house.app
-    with house.worker() as worker:
+    with house.worker() as program:
         result = app.tasks["gated"].delay(str(tmp_path), "a")
         started(tmp_path, "a")
         result.revoke()
         with pytest.raises(TaskRevoked):
             result.get(timeout=LIMIT)
-        kill(worker)
+        kill(program)
     assert house.row("gated")[0] == 1
     with house.worker():
         wait_until(lambda: house.row("gated")[0] == 0, LIMIT, "the job to be ended")
@@ -79,14 +79,35 @@ def test_a_job_that_comes_again_after_its_end_stays_revoked(house: House, tmp_pa
 
 
 def test_the_job_of_a_killed_worker_leaves_started(house: House, tmp_path: Path) -> None:
-    with house.worker() as worker:
+    with house.worker() as program:
         result = house.app.tasks["gated"].delay(str(tmp_path), "a")
         started(tmp_path, "a")
         assert result.state is State.STARTED
         killed = time.monotonic()
-        kill(worker)
+        kill(program)
         wait_until(lambda: result.state is State.PENDING, LIMIT, "the job to leave STARTED")
         assert time.monotonic() - killed < 15
     result.revoke()
     with house.worker():
         wait_until(lambda: house.row("gated")[0] == 0, LIMIT, "the job to be ended")
+
+
+def test_signed_marks_are_believed(tmp_path: Path) -> None:
+    keys = "k1:a-secret-that-is-long-enough-for-this"
+    with (
+        job_server(results=tmp_path / "results.db", env={"GTASK_SIGNING_KEYS": keys}) as server,
+        make(server.url, signing_keys=keys) as app,
+    ):
+        revoked, other = (app.tasks["note"].delay(str(tmp_path / "runs"), text) for text in ("revoked", "other"))
+        running = app.tasks["gated"].delay(str(tmp_path), "a")
+        revoked.revoke()
+        with worker("tests.e2e.tasks:app", cwd=ROOT, servers=server.url, env={"GTASK_SIGNING_KEYS": keys}):
+            assert other.get(timeout=LIMIT) == "other"
+            started(tmp_path, "a")
+            running.revoke(terminate=True)
+            with pytest.raises(TaskRevoked):
+                running.get(timeout=LIMIT)
+            house = House(server, app)
+            wait_until(lambda: house.row("gated")[0] == 0, LIMIT, "the job to be ended")
+        assert lines(tmp_path / "runs") == ["other"]
+        assert not (tmp_path / "a.passed").exists()
