@@ -12,6 +12,7 @@ from statistics import median
 import pytest
 
 from benchmarks import schedules
+from gtask import group
 from gtask.testing.databases import find_database_program
 from gtask.testing.programs import wait_until
 from gtask.testing.requirements import missing, require
@@ -34,6 +35,20 @@ def test_many_wait_on_the_job_server_and_those_that_are_due_are_punctual(server:
     assert median(outcome.due) < 1.0, schedules.report(outcome)
     assert median(outcome.short) < 1.0, schedules.report(outcome)
     assert outcome.kept == (None if server == "gearmand" else WAITING)
+
+
+def test_several_workers_share_what_is_due(staffed: Staffed, tmp_path: Path) -> None:
+    """Each is moved once, whoever of them gets it."""
+    path, count, total = tmp_path / "runs", staffed.app.tasks["count"], 400
+    with staffed.house.worker() as second, staffed.house.worker():
+        soon, later = (group(count.s(str(path), n) for n in range(first, first + total)) for first in (0, total))
+        soon.apply_async(countdown=1.0)
+        later.apply_async(countdown=3.0)
+        wait_until(lambda: len(lines(path)) >= 2 * total, LIMIT, "all of them")
+        second.terminate()
+        assert second.wait(LIMIT) == 0
+    assert sorted(map(int, lines(path))) == list(range(2 * total))
+    assert staffed.house.row("count")[:2] == (0, 0)
 
 
 def test_the_delays_of_all_lengths_outlive_everybody(staffed: Staffed, tmp_path: Path) -> None:
