@@ -48,7 +48,7 @@ def test_several_workers_share_what_is_due(staffed: Staffed, tmp_path: Path) -> 
         second.terminate()
         assert second.wait(LIMIT) == 0
     assert sorted(map(int, lines(path))) == list(range(2 * total))
-    assert staffed.house.row("count")[:2] == (0, 0)
+    wait_until(lambda: staffed.house.row("count")[:2] == (0, 0), LIMIT, "the end of the last job")
 
 
 def test_the_delays_of_all_lengths_outlive_everybody(staffed: Staffed, tmp_path: Path) -> None:
