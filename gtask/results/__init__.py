@@ -7,13 +7,23 @@ from difflib import get_close_matches
 from typing import Final
 
 from gtask.errors import ConfigurationError
-from gtask.results.base import DEFAULT_TTL, Carriage, ResultStore
+from gtask.results.base import DEFAULT_TTL, Carriage, Mark, Marks, ResultStore, Weakness
 from gtask.results.gearman import GearmanStore
 from gtask.results.sqlite import SqliteStore
 from gtask.transport import TLS
 from gtask.types import Server, parse_server
 
-__all__ = ["DEFAULT_TTL", "Carriage", "GearmanStore", "ResultStore", "SqliteStore", "open_store"]
+__all__ = [
+    "DEFAULT_TTL",
+    "Carriage",
+    "GearmanStore",
+    "Mark",
+    "Marks",
+    "ResultStore",
+    "SqliteStore",
+    "Weakness",
+    "open_store",
+]
 
 _SQL: Final = ("mysql+pymysql", "postgresql+psycopg", "sqlite+pysqlite")
 _SCHEMES: Final = ("gearman", "gearmans", "sqlite", "redis", "rediss", *_SQL)

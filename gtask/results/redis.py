@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import anyio
@@ -51,6 +51,14 @@ SLICE: Final = 2.0
 T = TypeVar("T")
 
 
+class _Connected(NamedTuple):
+    """The connections of one event loop: for commands, and those that listen."""
+
+    client: redis.asyncio.Redis
+    listener: redis.asyncio.Redis
+    hub: Hub
+
+
 class RedisStore(KeyedStore):
     """Results in the Redis server of a URL, ``redis://[[user]:password@]host[:port][/db][?option=value]``.
 
@@ -76,7 +84,7 @@ class RedisStore(KeyedStore):
             )
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"The store redis://{self._where} cannot be used: {error}.") from None
-        self._loops: RunVar[tuple[redis.asyncio.Redis, Hub]] = RunVar(f"gtask redis results {id(self)}")
+        self._loops: RunVar[_Connected] = RunVar(f"gtask redis results {id(self)}")
         self._limits: RunVar[anyio.CapacityLimiter] = RunVar(f"gtask redis waits {id(self)}")
 
     def __repr__(self) -> str:
@@ -172,10 +180,11 @@ class RedisStore(KeyedStore):
     async def aclose(self) -> None:
         """Closes the connections of this event loop; they are made again when they are needed."""
         with contextlib.suppress(LookupError):
-            client, hub = self._loops.get()
+            connected = self._loops.get()
             self._loops.set(self._connect())
-            await hub.aclose()
-            await client.aclose(close_connection_pool=True)
+            await connected.hub.aclose()
+            await connected.listener.aclose(close_connection_pool=True)
+            await connected.client.aclose(close_connection_pool=True)
 
     # --- the blocking face -----------------------------------------------------------------------------------
 
@@ -211,22 +220,22 @@ class RedisStore(KeyedStore):
 
     # --- the async face --------------------------------------------------------------------------------------
 
-    def _connect(self) -> tuple[redis.asyncio.Redis, Hub]:
+    def _connect(self) -> _Connected:
         # More than there are connections wait for one, instead of failing.
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             self._url, retry=AsyncRetry(NoBackoff(), 1, _AGAIN), **{"max_connections": CONNECTIONS} | _OPTIONS
         )
-        client = redis.asyncio.Redis(connection_pool=pool)
-        return client, Hub(client, self._explained)
+        listener = redis.asyncio.Redis.from_url(self._url, retry=AsyncRetry(NoBackoff(), 0, ()), **_OPTIONS)
+        return _Connected(redis.asyncio.Redis(connection_pool=pool), listener, Hub(listener, self._explained))
 
     async def _arun(self, flow: Flow[T]) -> T:
         if not _is_asyncio():
             return await anyio.to_thread.run_sync(self._run, flow)
         try:
-            client, hub = self._loops.get()
+            client, _, hub = self._loops.get()
         except LookupError:
-            client, hub = self._connect()
-            self._loops.set((client, hub))
+            client, _, hub = connected = self._connect()
+            self._loops.set(connected)
         ear: AsyncEar | None = None
         try:
             step = next(flow)

@@ -7,11 +7,14 @@ task of that loop reads it while anybody waits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Container
+from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from gtask.errors import ResultsUnavailable
+import anyio
+
+from gtask.errors import ResultError, ResultsUnavailable
 from gtask.results.redis_flows import Listen
 
 if TYPE_CHECKING:
@@ -72,7 +75,10 @@ class Ear:
 
 
 class Hub:
-    """The subscriptions of all waits of one asyncio loop, over one connection."""
+    """The subscriptions of all waits of one asyncio loop, over one connection.
+
+    `client` makes connections that nobody repairs unasked: what is said while one is cut would be missed.
+    """
 
     def __init__(self, client: redis.asyncio.Redis, explain: Explain) -> None:
         self._client = client
@@ -81,21 +87,23 @@ class Hub:
         self._ears: dict[bytes, set[AsyncEar]] = {}
         self._confirmed: set[bytes] = set()
         self._reader: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
 
     async def add(self, ear: AsyncEar) -> None:
         """Subscribes to what an ear listens to; that is confirmed later."""
         new = [topic for topic in ear.topics if topic not in self._ears]
         for topic in ear.topics:
             self._ears.setdefault(topic, set()).add(ear)
-        if self._pubsub is None:
-            self._pubsub = self._client.pubsub()
+        pubsub = self._pubsub
+        if pubsub is None:
+            pubsub = self._pubsub = self._client.pubsub()
         if new:
             try:
-                await self._subscribe(self._pubsub, new, ear.pattern)
+                await self._say(pubsub, pubsub.psubscribe if ear.pattern else pubsub.subscribe, new)
             except Exception as error:
-                self._fail(error)
-                raise
-        if self._reader is None or self._reader.done():
+                await self._give_up(pubsub, error)
+                raise self._cut(error) from error
+        if pubsub is self._pubsub and (self._reader is None or self._reader.done()):
             self._reader = asyncio.get_running_loop().create_task(self._read(), name="gtask redis results")
 
     async def remove(self, ear: AsyncEar) -> None:
@@ -109,14 +117,12 @@ class Hub:
                     del self._ears[topic]
                     self._confirmed.discard(topic)
                     gone.append(topic)
-        if gone and self._pubsub is not None:
+        pubsub = self._pubsub
+        if gone and pubsub is not None:
             try:
-                if ear.pattern:
-                    await self._pubsub.punsubscribe(*gone)
-                else:
-                    await self._pubsub.unsubscribe(*gone)
+                await self._say(pubsub, pubsub.punsubscribe if ear.pattern else pubsub.unsubscribe, gone)
             except Exception as error:
-                self._fail(error)
+                await self._give_up(pubsub, error)
 
     def confirmed(self, ear: AsyncEar) -> bool:
         """Whether Redis has confirmed all that an ear listens to."""
@@ -124,8 +130,13 @@ class Hub:
 
     async def ping(self) -> None:
         """Has Redis say something."""
-        if self._pubsub is not None:
-            await self._pubsub.ping()
+        pubsub = self._pubsub
+        if pubsub is not None:
+            try:
+                await self._say(pubsub, pubsub.ping, ())
+            except Exception as error:
+                await self._give_up(pubsub, error)
+                raise self._cut(error) from error
 
     async def aclose(self) -> None:
         """Ends the task and the connection."""
@@ -137,27 +148,42 @@ class Hub:
         if pubsub is not None:
             await pubsub.aclose()  # type: ignore[no-untyped-call]
 
-    @staticmethod
-    async def _subscribe(pubsub: redis.asyncio.client.PubSub, topics: list[bytes], pattern: bool) -> None:
-        await (pubsub.psubscribe(*topics) if pattern else pubsub.subscribe(*topics))
+    async def _say(
+        self, pubsub: redis.asyncio.client.PubSub, command: Callable[..., Awaitable[object]], topics: Sequence[bytes]
+    ) -> None:
+        """Sends a command, one after another; whoever is cancelled in it does not cut the connection of the others."""
+        with anyio.CancelScope(shield=True):
+            async with self._lock:
+                if pubsub is not self._pubsub:
+                    raise ResultsUnavailable("The subscription was given up meanwhile.")
+                await command(*topics)
+
+    async def _give_up(self, pubsub: redis.asyncio.client.PubSub, error: Exception) -> None:
+        if pubsub is self._pubsub:
+            self.fail(error)
+            with contextlib.suppress(Exception):
+                await pubsub.aclose()  # type: ignore[no-untyped-call]
 
     async def _read(self) -> None:
         """Reads for everyone until nobody waits."""
         pubsub = self._pubsub
         assert pubsub is not None
         try:
-            while self._ears:
+            while self._ears and self._pubsub is pubsub:
                 message = await pubsub.get_message(timeout=POLL)
                 if message is not None:
                     self._tell(message)
         except Exception as error:
-            self._fail(error)
+            if self._pubsub is pubsub:
+                self.fail(error)
         else:
             if self._pubsub is pubsub:
-                self._pubsub = None
-            self._confirmed.clear()
+                # Whoever comes from here on subscribes over another one.
+                self._pubsub = self._reader = None
+                self._confirmed.clear()
         finally:
-            await pubsub.aclose()  # type: ignore[no-untyped-call]
+            with contextlib.suppress(Exception):
+                await pubsub.aclose()  # type: ignore[no-untyped-call]
 
     def _tell(self, message: dict[str, Any]) -> None:
         kind, topic = message["type"], message["pattern"] or message["channel"]
@@ -171,13 +197,23 @@ class Hub:
         for ear in self._ears.get(topic, ()):
             ear.hears(message["data"] if "message" in kind else None)
 
-    def _fail(self, error: Exception) -> None:
-        """Tells all who wait, who will subscribe anew."""
+    def fail(self, error: Exception) -> None:
+        """Gives the connection up, and tells all who wait, who will subscribe anew."""
+        reader, self._reader = self._reader, None
+        if reader is not None and reader is not asyncio.current_task():
+            reader.cancel()
         ears, self._ears = self._ears, {}
         self._confirmed.clear()
         self._pubsub = None
         for ear in {ear for group in ears.values() for ear in group}:
-            ear.fails(self._explain(error))
+            ear.fails(self._cut(error))
+
+    def _cut(self, error: Exception) -> Exception:
+        """The error for whoever listens. A connection that is closed while it is used fails in many ways."""
+        explained = self._explain(error)
+        if isinstance(explained, ResultError) and not isinstance(explained, ResultsUnavailable):
+            return ResultsUnavailable(f"The subscription to Redis was cut: {error}.")
+        return explained
 
 
 class AsyncEar:
@@ -223,7 +259,9 @@ class AsyncEar:
         self._any.clear()
         await self._hub.ping()
         if not await self._wait(self._any, ANSWER):
-            raise _silent("answered")
+            error = _silent("answered")
+            self._hub.fail(error)
+            raise error
         return True
 
     async def close(self) -> None:

@@ -17,7 +17,7 @@ import pytest
 from gtask.client import Client
 from gtask.errors import EncodeError, ResultsUnavailable
 from gtask.protocol import JobAssigned, WorkerProtocol
-from gtask.results import GearmanStore, ResultStore, SqliteStore
+from gtask.results import GearmanStore, Mark, ResultStore, SqliteStore
 from gtask.results.joins import Join
 from gtask.results.wire import PUT, WAIT, Answer, Ask, decode_answer, encode_ask, encode_item
 from gtask.signing import Keyring
@@ -181,6 +181,52 @@ def test_puts_wait_in_the_queue_for_a_service(
     start_service(any_server.url)
     assert wait_for_all(store, records) == records
     assert jobs(any_server.url, PUT) == 0
+
+
+def test_marks_wait_in_the_queue_for_a_service(
+    store: GearmanStore, any_server: Servers, start_service: Callable[[str], Program]
+) -> None:
+    """What is revoked while no service is there holds when one comes; one that is killed then keeps it."""
+    records = [Record(new_id(), State.REVOKED, b"no") for _ in range(1500)]
+    store.revoke(records, True, TTL)
+    start_service(any_server.url)
+    marks: list[Mark] = []
+    cursor = ""
+    while len(marks) < len(records):
+        found = store.revoked(cursor, PATIENCE)
+        assert found.marks
+        marks, cursor = marks + found.marks, found.cursor
+    assert marks == [Mark(record.id, True) for record in records]
+    assert store.get([record.id for record in records]).keys() == {record.id for record in records}
+
+
+def test_a_service_that_is_killed_in_a_wait_for_marks(
+    store: GearmanStore, any_server: Servers, start_service: Callable[[str], Program]
+) -> None:
+    """The question goes to the service that is started next, and its cursor still counts."""
+    with ThreadPoolExecutor(1) as pool:
+        first = start_service(any_server.url)
+        store.revoke([Record("before", State.REVOKED)], False, TTL)
+        cursor = store.revoked("", PATIENCE).cursor
+        wait = pool.submit(store.revoked, cursor, 2 * PATIENCE)
+        wait_until(lambda: running(any_server.url), PATIENCE, "the question to be held")
+        first.kill()
+        first.wait()
+        store.revoke([Record("after", State.REVOKED)], True, TTL)
+        start_service(any_server.url)
+        assert wait.result(PATIENCE).marks == [Mark("after", True)]
+
+
+def test_marks_that_another_process_makes_in_the_file(any_server: Servers, tmp_path: Path) -> None:
+    """Whoever waits is told, though nothing came to the service."""
+    with serving(any_server.url, tmp_path / "results.db"), ThreadPoolExecutor(1) as pool:
+        store, file = GearmanStore(any_server.url), SqliteStore(tmp_path / "results.db")
+        wait = pool.submit(store.revoked, store.revoked("", 0).cursor, PATIENCE)
+        wait_until(lambda: running(any_server.url), PATIENCE, "the question to be held")
+        file.revoke([Record("r", State.REVOKED)], True, TTL)
+        assert wait.result(PATIENCE).marks == [Mark("r", True)]
+        store.close()
+        file.close()
 
 
 def test_a_service_that_is_killed_in_a_wait(

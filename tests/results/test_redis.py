@@ -29,7 +29,7 @@ else:
     pytest.importorskip("redis", reason="missing: Python module redis (pip install 'gtask[redis]')")
 
 from gtask.results import redis as redis_store
-from gtask.results import redis_flows
+from gtask.results import redis_ears, redis_flows
 from gtask.results.redis import RedisStore
 
 # Python 3.12 and later warn of any fork in a process with threads; that is what is tested here.
@@ -239,6 +239,56 @@ def test_a_connection_that_falls_silent_is_noticed(monkeypatch: pytest.MonkeyPat
                 wait.result(PATIENCE)
             server.kill(signum=signal.SIGCONT)
         store.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_quiet_async_wait_sees_whether_redis_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on while Redis answers, and is given up when that stands still."""
+    monkeypatch.setattr(redis_flows, "RESTART", 0.1)
+    monkeypatch.setattr(redis_flows, "QUIET", 0.05)
+    monkeypatch.setattr(redis_ears, "ANSWER", 0.5)
+    with private() as (server, _), anyio.fail_after(PATIENCE):
+        store = RedisStore(store_url(server) + "&socket_timeout=0.5")
+        assert await store.await_([new_id()], 0.5) == {}
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(_given_up, store)
+            await anyio.to_thread.run_sync(wait_until, lambda: subscribers(server), PATIENCE, "the waits")
+            server.kill(signum=signal.SIGSTOP)
+        server.kill(signum=signal.SIGCONT)
+        assert await store.await_([new_id()], 0.1) == {}
+        await store.aclose()
+
+
+async def _given_up(store: RedisStore) -> None:
+    with pytest.raises(ResultsUnavailable):
+        await store.await_([new_id()], 600)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_subscription_that_is_cut_is_made_again(store: RedisStore, server: Database) -> None:
+    """Again and again, while others begin to wait and leave: each has its record in the end."""
+    records = [Record(new_id(), State.SUCCESS, b"1") for _ in range(40)]
+    found: list[str] = []
+
+    async def wait(record: Record) -> None:
+        with anyio.move_on_after(0.01):
+            await store.await_([record.id], PATIENCE)
+        found.extend(await store.await_([record.id], PATIENCE))
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            for number, record in enumerate(records):
+                group.start_soon(wait, record)
+                if number % 10 == 5:
+                    await anyio.to_thread.run_sync(server.run, "CLIENT KILL TYPE pubsub")
+            await anyio.to_thread.run_sync(wait_until, lambda: subscribers(server), PATIENCE, "the waits")
+            await anyio.to_thread.run_sync(server.run, "CLIENT KILL TYPE pubsub")
+            await store.aput(records, TTL)
+    assert sorted(found) == sorted(record.id for record in records)
+    await store.aclose()
 
 
 # --- what is to be known of a Redis -----------------------------------------------------------------------------
