@@ -232,14 +232,16 @@ class Ledger:
         return deadline, bool(runs), Running(slot, _text(unique), _text(function))
 
     def _find(self, raw: bytes) -> Blame:
-        start = self._blame_at + crc32(raw) % BUCKETS * PLACES * _BLAME.size
-        padded = raw.ljust(MAX_ID, b"\0")
-        position = self._memory.find(padded, start, start + PLACES * _BLAME.size) if raw else -1
-        # A name of a task may be the same text; it does not stand at the beginning of a place.
+        first = crc32(raw) % BUCKETS * PLACES
+        start = self._blame_at + first * _BLAME.size
+        bucket = self._memory[start : start + PLACES * _BLAME.size]
+        position = bucket.find(raw) if raw else -1
+        # A name of a task may be the same text, and the beginning of another unique; neither is meant.
         while position >= 0:
-            if (position - start) % _BLAME.size == 0:
-                return self._read_blame((position - self._blame_at) // _BLAME.size)
-            position = self._memory.find(padded, position + 1, start + PLACES * _BLAME.size)
+            place, within = divmod(position, _BLAME.size)
+            if within == 0 and bucket[position : position + MAX_ID].rstrip(b"\0") == raw:
+                return self._read_blame(first + place)
+            position = bucket.find(raw, position + 1)
         return NO_BLAME
 
     def _read_blame(self, place: int) -> Blame:

@@ -110,13 +110,15 @@ class MarkTable:
         if not raw:
             return None
         start = _START + crc32(raw) % BUCKETS * _BUCKET
-        padded = raw.ljust(MAX_ID, b"\0")
-        position = self._memory.find(padded, start, start + _BUCKET)
+        if not self._memory[start]:
+            return None  # an empty bucket, as most are
+        bucket, padded = self._memory[start : start + _BUCKET], raw.ljust(MAX_ID, b"\0")
+        position = bucket.find(padded)
         while position >= 0:
             at = position - 1
-            if (at - start) % _ENTRY == 0 and self._memory[at]:
-                return at
-            position = self._memory.find(padded, position + 1, start + _BUCKET)
+            if at % _ENTRY == 0 and bucket[at]:
+                return start + at
+            position = bucket.find(padded, position + 1)
         return None
 
 
