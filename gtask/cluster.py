@@ -29,8 +29,9 @@ LEASE: Final = 10.0
 RENEW: Final = 3.0
 """Seconds between two renewals."""
 
-PLACE_PAUSE: Final = 0.2
-"""Seconds before a worker asks again for a place, when all were taken."""
+FIRST_PAUSE: Final = 0.1
+MAX_PAUSE: Final = 1.0
+"""Seconds before a worker asks again for a place, when all were taken; each time twice as long."""
 
 PAUSE: Final = 2.0
 """Seconds before a store that did not answer is asked again."""
@@ -143,6 +144,8 @@ class ClusterGate:
         self._asked: set[str] = set()
         self._answers: deque[Answer] = deque()
         self._again = 0.0
+        self._refusals = 0
+        """How often in a row there was no place; for the asker's thread."""
         asker.keep(self)
 
     def enter(self, now: float) -> bool:
@@ -222,7 +225,7 @@ class ClusterGate:
             self._again = shared.ask_place
             return
         # The others of this worker wait for what comes of it.
-        self._put(ask_place=now + PLACE_PAUSE)
+        self._put(ask_place=now + FIRST_PAUSE)
         self._asked.add("place")
         self._asker.ask(partial(self._acquire, self._names.pop()))
 
@@ -253,8 +256,10 @@ class ClusterGate:
         try:
             got = store.acquire(self._places, name, self._most, LEASE)
             self._asker.succeeded()
+            pause = min(MAX_PAUSE, FIRST_PAUSE * 2 ** min(self._refusals, 10))
+            self._refusals = 0 if got else self._refusals + 1
             if not got:
-                again = time.monotonic() + PLACE_PAUSE * (0.75 + random() / 2)
+                again = time.monotonic() + pause * (0.75 + random() / 2)
         except Exception as error:
             self._asker.failed(self._task, error)
             again = time.monotonic() + PAUSE
