@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast, overload
 
 from gtask.errors import ConfigurationError
 from gtask.options import CallOptions
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 S = TypeVar("S")
+
+_TIMES: Final = ("countdown", "eta")
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +213,11 @@ class Chord(Sendable[R]):
         return replace(self, body=self.body.set(**options))
 
     def _first(self, options: CallOptions) -> Self:
-        return self.set(**options)
+        # Its members are what can wait for a time.
+        times = {name: value for name, value in options.items() if name in _TIMES}
+        others = {name: value for name, value in options.items() if name not in _TIMES}
+        header = self.header._first(cast("CallOptions", times)) if times else self.header
+        return replace(self, header=header).set(**cast("CallOptions", others))
 
     def clone(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]

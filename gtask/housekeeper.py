@@ -26,7 +26,7 @@ from gtask.errors import DecodeError, LocalProtocolError, TaskExpired, TaskFaile
 from gtask.failures import rebuild
 from gtask.message import CANVAS, Message, decode_message, encode_foreign
 from gtask.mover import MOST, Mover
-from gtask.options import TASK_NAME, priority_of
+from gtask.options import TASK_NAME, Options, priority_of
 from gtask.protocol import Event, Lost, Refused, WorkComplete, WorkException, WorkFail
 from gtask.publish import CALL, DELAYED, SOON
 from gtask.results.joins import failed_of
@@ -128,11 +128,11 @@ class Housekeeper:
         except DecodeError as error:
             self._driver.finish(job, self._runner.refuse(job, error, opened), flush=False)
             return
-        config, _ = self._app.options_of(message.task)
-        task = self._app.tasks.get(message.task)
+        task = self._app.tasks.get(message.task) if job.function == CALL else None
         if task is None:
+            # In a canvas a task fails here that is not run: its own options have nothing to say.
             codec = message.headers.get("foreign")
-            task = BaseTask(self._app, message.task, config, Arguments(None, message.task), codec)
+            task = BaseTask(self._app, message.task, Options(), Arguments(None, message.task), codec)
         context = TaskContext(task, message, worker=self._runner.worker, function=job.function, workload=job.workload)
         if self._revocations is not None and not self._revocations.clear:
             if self._revocations.waits_for(context):
@@ -220,7 +220,8 @@ def _canvas_message(job: Job, workload: bytes) -> Message:
         raise DecodeError("A job of gtask.canvas is a message with one argument, which it returns.")
     if fails:
         failed_of(message.headers["fail"])
-    message.headers.pop("fg", None)
+    for name in ("fg", "time_limit", "soft_time_limit"):
+        message.headers.pop(name, None)
     return message
 
 

@@ -61,7 +61,10 @@ class Canvas:
     def apply_async(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
     ) -> Any:
-        """As `delay`, with options for what starts first; of a chord, for its body. Links are those of the whole."""
+        """As `delay`, with options for what starts first; links are those of the whole.
+
+        Those of a chord are for its body, but for `countdown` and `eta`, by which its members wait.
+        """
         return self.app.send_canvas(self._given(args, kwargs, options))
 
     async def aapply_async(

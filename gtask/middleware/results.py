@@ -59,6 +59,8 @@ def check_size(size: int, limit: int) -> None:
 
 def _children(headers: dict[str, Any], state: State) -> tuple[str, ...]:
     """The ids of the tasks that follow from a run that led to `state`."""
+    if "chain" not in headers and "link" not in headers and "link_error" not in headers:
+        return ()
     try:
         if state is State.SUCCESS:
             flows = [rest_of(headers), *map(flow_of, headers.get("link") or ())]

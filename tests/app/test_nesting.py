@@ -42,6 +42,7 @@ class Shop:
         self.same = app.task(name="same")(lambda value: value)
         self.divide = app.task(name="divide")(lambda a, b: a // b)
         self.hear = app.task(name="hear")(self.heard.append)
+        self.limited = app.task(name="limited", time_limit=5, autoretry_for=(ArithmeticError,))(_total)
         self.flaky = app.task(name="flaky", bind=True, max_retries=3)(_flaky)
         self.rows = app.task(name="rows")(_rows)
         self.weigh = app.task(name="weigh", bind=True)(self._weigh)
@@ -281,6 +282,20 @@ def test_the_errback_of_a_chord_is_called_once_for_its_members_too(shop: Shop) -
     wait_until(lambda: shop.heard, LIMIT, "the errback")
     assert len(shop.heard) == 1
     assert handle.failed()
+
+
+def test_a_body_that_fails_for_a_member_is_not_held_to_its_own_options(shop: Shop) -> None:
+    """It is not retried, and no limit of it is looked at: it is not run."""
+    canvas = group(shop.divide.s(1, 0), shop.add.s(1)) | shop.limited.s().set(soft_time_limit=3)
+    with pytest.raises(ZeroDivisionError):
+        get(canvas.on_error(shop.hear))
+    wait_until(lambda: shop.heard, LIMIT, "the errback")
+    assert [what["task"] for what in shop.heard] == ["divide"]
+
+
+def test_a_chord_that_is_delayed_waits_with_its_members(shop: Shop) -> None:
+    handle = chord([shop.add.s(1), shop.add.s(2)], shop.total).apply_async(countdown=0.1, priority="high")
+    assert handle.get(timeout=LIMIT) == 3
 
 
 def test_a_body_in_an_outer_chord_hands_its_members_failure_on(shop: Shop) -> None:
