@@ -15,6 +15,7 @@ import heapq
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -54,6 +55,9 @@ HOLD: Final = 30.0
 
 ROUND: Final = 300.0
 """Seconds that a job is held which would come again at once if it were sent back."""
+
+PAUSE: Final = 15.0
+"""Seconds until a job is moved again that the queue of its task did not take."""
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Bytes of held jobs beyond which no more are asked for."""
@@ -134,7 +138,11 @@ class Mover:
 
     def _move(self, job: Job, later: Later) -> None:
         moved = Submission(later.function, later.workload, later.unique, priority_of(later.priority))
-        self._driver.finish(job, Ending(submissions=(moved,)), flush=False)
+        self._driver.finish(job, Ending(submissions=(moved,), instead=partial(self._later_still, later)), flush=False)
+
+    def _later_still(self, later: Later) -> Submission:
+        """What waits in place of a job that the queue of its task does not take: it is full (`maxqueue`)."""
+        return later_submission(later, fresh_unique(), time.time(), self._keys, PAUSE)
 
     def _send_back(self, job: Job, later: Later) -> None:
         """Has a job wait on the job server again, nearer to its time or for all of it."""

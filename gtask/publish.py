@@ -98,19 +98,23 @@ def unpack_later(workload: bytes) -> Later:
     return Later(function, unique, priority, float(due), inner)
 
 
-def later_submission(later: Later, unique: str, now: float, keys: Keyring | None = None) -> Submission:
+def later_submission(
+    later: Later, unique: str, now: float, keys: Keyring | None = None, pause: float = 0.0
+) -> Submission:
     """The job that waits for its time on the job server, in one of `DELAYED`; `now` is in Unix seconds.
 
-    It is handed out a little before it is due: a job server counts whole seconds, and gearmand 1.1 wakes nobody.
+    It is handed out a little before it is due: a job server counts whole seconds, and gearmand 1.1 wakes nobody. One
+    that has to wait for another reason waits for `pause` seconds, whether it is due or not.
     """
-    left = later.due - now
+    ready = max(later.due, now + pause)
+    left = ready - now
     when: int | None = None
     if left <= SOON_WITHIN:
         function = SOON
     elif left <= FAR_BEYOND:
-        function, when = LATER, int(later.due - AHEAD)
+        function, when = LATER, int(ready - AHEAD)
     else:
-        function, when = FAR, int(later.due - FAR_AHEAD)
+        function, when = FAR, int(ready - FAR_AHEAD)
     workload = pack_later(later)
     if keys is not None:
         workload = keys.sign(function, workload, max(now, later.due))

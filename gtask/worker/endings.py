@@ -8,7 +8,9 @@ sends few large ones and an idle one sends each at once.
 A refusal for want of room or of a database (QUEUE_ERROR) is tried again with growing pauses. When it goes on for
 `PATIENCE` seconds the connection is given up: the jobs go back to the job server, and nothing is lost. A job for a
 later time is tried without its time in the end: some queues take none, and whoever gets it early has it wait on, which
-beats running the task again and again. Only what is optional (a dead letter) is let go instead, after
+beats running the task again and again. What has an `instead` is submitted so after `OPTIONAL_PATIENCE` seconds: a
+delayed job whose task's queue is full waits again, or it would in the end cost all that came over the connection an
+attempt. Only what is optional (a dead letter) is let go instead, after
 `OPTIONAL_PATIENCE` seconds or, where its queue is full, at once: that is emptied by hand.
 """
 
@@ -53,7 +55,18 @@ MAX_BYTES: Final = 1024 * 1024
 class _Step:
     """One submission under way for the endings of some jobs; called with what becomes of it."""
 
-    __slots__ = ("carries", "endings", "jobs", "link", "optional", "pauses", "since", "submission", "untimed")
+    __slots__ = (
+        "carries",
+        "endings",
+        "instead",
+        "jobs",
+        "link",
+        "optional",
+        "pauses",
+        "since",
+        "submission",
+        "untimed",
+    )
 
     def __init__(
         self,
@@ -71,6 +84,7 @@ class _Step:
         self.carries = carries
         """Whether it holds results of jobs, rather than following from one."""
         self.optional = optional
+        self.instead: Callable[[], Submission] | None = None
         self.untimed = False
         """Whether it is tried without its time, which was refused."""
         self.pauses = 0
@@ -182,6 +196,10 @@ class Endings:
             self._let_go(step, event.error)
         elif event.error.code != "QUEUE_ERROR":
             self._fail(step, event.error)
+        elif step.instead is not None and self.now - step.since >= OPTIONAL_PATIENCE:
+            step.submission, step.instead = step.instead(), None
+            step.since = step.pauses = 0
+            self._submit(step)
         elif self.now - step.since >= PATIENCE:
             log.error("%s goes on refusing %s: %s", step.link.server, step.submission.function, event.error)
             self.give_up.add(step.link)
@@ -234,6 +252,8 @@ class Endings:
     def _follow(self, job: Job, ending: Ending) -> None:
         steps = [_Step(self, job.link, submission, [(job, ending)]) for submission in ending.submissions]
         steps += [_Step(self, job.link, submission, [(job, ending)], optional=True) for submission in ending.optional]
+        if ending.instead is not None and len(steps) == 1:
+            steps[0].instead = ending.instead
         job.waiting = len(steps)
         for step in steps:
             self._submit(step)

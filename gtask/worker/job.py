@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -76,7 +77,8 @@ class Ending(NamedTuple):
     First `carried` is handed over, together with that of other jobs; then `submissions` are submitted; then the job
     is ended with the packet `end` and its `data`. A worker that dies between two steps leaves the job to be run
     again: work may be repeated and is never lost. What is `optional` is submitted as well, and let go after a while
-    where the job server refuses it: the job ends all the same.
+    where the job server refuses it: the job ends all the same. `instead` makes what is submitted in place of the
+    one submission if the job server refuses it for a while.
     """
 
     end: End = End.COMPLETE
@@ -84,3 +86,4 @@ class Ending(NamedTuple):
     carried: Carried | None = None
     submissions: tuple[Submission, ...] = ()
     optional: tuple[Submission, ...] = ()
+    instead: Callable[[], Submission] | None = None

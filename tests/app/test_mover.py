@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from gtask import App, mover
 from gtask.client import Client
 from gtask.publish import FAR, LATER, SOON, Later, pack_later
@@ -11,6 +13,7 @@ from gtask.testing import FaultProxy
 from gtask.testing.embedded import EmbeddedServer
 from gtask.testing.programs import wait_until
 from gtask.types import Submission, parse_server
+from gtask.worker import endings
 from tests.app.helpers import LIMIT, working
 
 
@@ -71,6 +74,21 @@ def test_what_was_held_over_a_connection_that_is_cut_is_handed_out_again(gtask_s
         wait_until(lambda: _running(gtask_server) == 1, LIMIT)
         proxy.cut()
         wait_until(lambda: jobs(gtask_server) == {"nobody": 1}, LIMIT)
+
+
+def test_what_finds_the_queue_of_its_task_full_waits_again(
+    served: App, gtask_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endings, "OPTIONAL_PATIENCE", 0.3)
+    monkeypatch.setattr(mover, "PAUSE", 3.0)
+    with Client(served.servers) as client:
+        client.submit(Submission("nobody", b"x", "there"))
+    gtask_server.admin("maxqueue nobody 1")
+    put(served, SOON, -1.0, "u1")
+    with working(served):
+        wait_until(lambda: jobs(gtask_server) == {"nobody": 1, LATER: 1}, LIMIT)
+        gtask_server.admin("maxqueue nobody 0")
+        wait_until(lambda: jobs(gtask_server) == {"nobody": 2}, LIMIT)
 
 
 def _running(server: EmbeddedServer) -> int:

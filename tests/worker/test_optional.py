@@ -132,3 +132,35 @@ def test_one_that_cannot_be_sent_at_all_is_let_go() -> None:
     finish(bench, Ending(End.FAIL, b"", None, (NEXT,), (Submission("f.dead", b"x", "u" * 64),)))
     assert bench.status("next")[0] == 1
     assert bench.status("f") == (0, 0, 1)
+
+
+# --- what is submitted instead ---------------------------------------------------------------------------------------
+
+
+def test_what_is_refused_for_a_while_is_submitted_otherwise() -> None:
+    """A delayed job that finds the queue of its task full waits again, and holds up nobody."""
+    bench = started("next")
+    made: list[Submission] = []
+
+    def instead() -> Submission:
+        made.append(Submission("later", b"again", "a1"))
+        return made[0]
+
+    finish(bench, Ending(submissions=(NEXT,), instead=instead))
+    bench.now += OPTIONAL_PATIENCE / 2
+    bench.settle()
+    assert (made, bench.status("f")[1]) == ([], 1)
+    bench.now += OPTIONAL_PATIENCE
+    bench.settle()
+    assert len(made) == 1
+    assert bench.status("later")[0] == 1
+    assert bench.status("next")[0] == 1
+    assert bench.status("f") == (0, 0, 1)
+    assert bench.core.idle
+
+
+def test_it_is_not_needed_where_there_is_room() -> None:
+    bench = started()
+    finish(bench, Ending(submissions=(NEXT,), instead=lambda: LETTER))
+    assert (bench.status("next")[0], bench.status("f.dead")[0]) == (1, 0)
+    assert bench.core.idle
