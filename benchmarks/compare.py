@@ -16,7 +16,7 @@ from benchmarks.contests import CONTESTS, Contest
 from benchmarks.fleet import end_on_sigterm
 from benchmarks.peers.environments import CannotInstall, cache_folder, compiled, interpreter
 from benchmarks.plans import QUICK, Plan
-from benchmarks.report import Report, machine, plot, text
+from benchmarks.report import Report, into_page, machine, plot, text
 from gtask.testing.programs import ProgramFailed
 
 STORED = ("stored", "results", "group", "chain")
@@ -144,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, default=cache_folder(), help="the peers' environments  [%(default)s]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the medians there, as SVG")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put tables and plot into this page of the docs")
     parser.add_argument("--from", type=Path, metavar="FILE", dest="source", help="measure nothing: show these figures")
     given = parser.parse_args(argv)
     try:
@@ -161,12 +162,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         entries = [entry for entry in ENTRIES if entry.name in names and _takes_part(entry, contests)]
         with ExitStack() as stack:
             running = start(entries, stack, report, given.processes, given.cache)
-            compete(running, contests, plan, report)
+            try:
+                compete(running, contests, plan, report)
+            except (KeyboardInterrupt, SystemExit):
+                said("Interrupted. What was measured until then follows.")
     print(text(report))
     if given.json:
         given.json.write_text(json.dumps(report.data(), indent=1) + "\n")
     if given.plot:
         plot(report, given.plot)
+    if given.page:
+        into_page(report, given.page)
     return 0
 
 

@@ -92,16 +92,29 @@ def _version(program: str, option: str) -> str:
 
 def text(report: Report) -> str:
     """The tables: the figures, what was to be shown, who was left out, the machine."""
-    parts = [figures_table(report)]
-    if claims := claims_table(report):
-        parts.append(claims)
+    parts = [claims_table(report), figures_table(report)]
     missing = [f"- {why}" for why in report.left_out.values()]
     missing += [f"- {workload}: {why}" for workload, some in report.failed.items() for why in some.values()]
     if missing:
         parts.append("Not measured:\n\n" + "\n".join(missing))
     versions = {**report.machine, **report.versions}
     parts.append(", ".join(f"{name} {version}" for name, version in versions.items()))
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
+
+
+BEGIN, END = "<!-- table -->\n", "<!-- end of table -->"
+"""Between these lines of a page of the documentation a report stands."""
+
+
+def into_page(report: Report, page: Path) -> None:
+    """Puts the report into a page of the documentation, its plot beside it; raises `ValueError` for none."""
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page} has no lines {BEGIN.strip()} and {END}; write them where the figures are to stand.")
+    picture = page.with_suffix(".svg")
+    plot(report, picture)
+    page.write_text(f"{before}{begin}{text(report)}\n\n![The medians]({picture.name})\n{END}{after}")
 
 
 def figures_table(report: Report) -> str:

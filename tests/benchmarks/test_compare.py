@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
-import multiprocessing
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ from benchmarks.peers import environments
 from benchmarks.peers.bodies import Tally
 from benchmarks.peers.environments import PACKAGES, CannotInstall, compiled
 from benchmarks.plans import Plan, how_many
-from benchmarks.report import Report, plot, text
+from benchmarks.report import Report, into_page, plot, text
 from gtask.testing.programs import wait_until
 from gtask.testing.requirements import missing, require, require_module
 
@@ -107,21 +107,15 @@ def test_every_adapter_speaks() -> None:
 # --- counting ----------------------------------------------------------------------------------------------------
 
 
-def _count_often(path: Path) -> None:
-    tally = Tally(path)
-    for _ in range(1000):
-        tally.add()
-
-
 def test_a_tally_counts_over_processes(tmp_path: Path) -> None:
     path = tmp_path / "tally"
     tally = Tally(path)
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_count_often, args=(path,)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
+    code = (
+        "import sys; from benchmarks.peers.bodies import Tally; t = Tally(sys.argv[1]); [t.add() for _ in range(1000)]"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    processes = [subprocess.Popen(command, cwd=PEERS.parents[1]) for _ in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
     tally.add()
     assert tally.total() == 3001
 
@@ -235,15 +229,32 @@ def test_a_claim_that_is_missed_says_so() -> None:
     assert text(report).count("missed") == 1
 
 
-def test_a_plot_is_drawn_and_is_the_same_for_the_same_figures(tmp_path: Path) -> None:
+def test_a_plot_and_a_page_are_the_same_for_the_same_figures(tmp_path: Path) -> None:
     require_module("matplotlib", "benchmarks")
-    one, other = tmp_path / "one.svg", tmp_path / "other.svg"
-    plot(a_report(), one)
-    plot(a_report(), other)
-    drawn = one.read_text()
+    report = a_report()
+    report.figures = {row: report.figures[row] for row in ("drain", "idle")}
+    plot(report, tmp_path / "plot.svg")
+    drawn = (tmp_path / "plot.svg").read_text()
     assert "<svg" in drawn
     assert "drain, no-op" in drawn
-    assert drawn == other.read_text()
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table -->\nold\n<!-- end of table -->\nafter\n")
+    into_page(report, page)
+    written = page.read_text()
+    assert written.startswith("before\n<!-- table -->\n| to show")
+    assert written.endswith("![The medians](page.svg)\n<!-- end of table -->\nafter\n")
+    assert "old" not in written
+    assert (tmp_path / "page.svg").read_text() == drawn
+    into_page(report, page)
+    assert page.read_text() == written
+
+
+def test_a_page_without_a_place_for_the_figures_is_refused(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n")
+    with pytest.raises(ValueError, match="end of table"):
+        into_page(a_report(), page)
+    assert page.read_text() == "before\n"
 
 
 def test_claims_and_workloads_name_what_there_is() -> None:
