@@ -332,9 +332,9 @@ def test_time_limits_hold(staff: Staff) -> None:
     with pytest.raises(TimeoutError, match="soft_time_limit"):
         next(items)
     for limit in (0.03, 0.06, 0.09):
+        items = staff.rows.options(soft_time_limit=limit).stream(10**9)
         with pytest.raises(TimeoutError, match="soft_time_limit"):  # wherever it strikes, it is what the reader sees
-            for place, row in enumerate(staff.rows.options(soft_time_limit=limit).stream(10**9)):
-                assert row.number == place
+            list(items)
     items = staff.slow.options(time_limit=0.5).stream()
     assert next(items) == 1
     with pytest.raises(TimeoutError, match="time_limit"):
