@@ -71,7 +71,10 @@ MARGIN: Final = 1.0
 """Seconds by which the clocks of callers and workers may differ."""
 
 LOOK: Final = 0.1
-"""Seconds between two looks for blame to be told, and for tasks to be stopped in an event loop."""
+"""Seconds between two looks for blame to be told."""
+
+WATCH: Final = 0.25
+"""Seconds between two looks for tasks to be stopped in an event loop."""
 
 
 class Listener:
@@ -295,7 +298,7 @@ class Revocations:
                 for context, cancel in list(self._running.items()):
                     if context not in self._stopped and self._stops(context):
                         self._stop(context, cancel)
-            await anyio.sleep(LOOK)
+            await anyio.sleep(WATCH)
 
     def _stops(self, context: TaskContext) -> bool:
         return self._table.stops(context.id) or self._table.stops(context.root_id)
