@@ -201,7 +201,7 @@ def test_async_tasks_call_others_from_their_thread(tasks: App) -> None:
         values = [await tasks.tasks["add"].acall(1, k) for k in range(n)]
         assert current_task() is context
         result = await tasks.tasks["add"].adelay(10, 1)
-        return sum(values) + await result.aget(timeout=LIMIT)
+        return sum(values) + await result.aget(timeout=LIMIT, disable_sync_subtasks=False)
 
     with working(tasks, 3):
         for _ in range(2):

@@ -65,7 +65,7 @@ def test_what_is_no_address_is_refused(servers: Any) -> None:
         App("shop", servers)
 
 
-@pytest.mark.parametrize("url", ["german://", "results.db", "sqlite://", "redis://localhost"])
+@pytest.mark.parametrize("url", ["german://", "results.db", "sqlite://", "memcached://localhost"])
 def test_a_store_that_there_is_not_is_refused_when_it_is_needed(url: str) -> None:
     with pytest.raises(ConfigurationError):
         _ = App("shop", NOWHERE, results=url).store
