@@ -17,6 +17,7 @@ import anyio
 import anyio.to_thread
 import redis
 import redis.asyncio
+import redis.exceptions
 from anyio.lowlevel import RunVar
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
@@ -27,7 +28,7 @@ from gtask.results.base import Marks, Weakness
 from gtask.results.joins import Join
 from gtask.results.keyed import Keyed, KeyedStore, Value
 from gtask.results.redis_ears import AsyncEar, Ear, Hub
-from gtask.results.redis_flows import Command, Flow, Flows, Listen, Nap, NoScript, Probe, weaknesses
+from gtask.results.redis_flows import Command, Flow, Flows, Listen, Nap, NoScript, Probe, Seen, weaknesses
 from gtask.states import Record
 from gtask.types import Submission
 
@@ -79,9 +80,8 @@ class RedisStore(KeyedStore):
             )
         self._flows = Flows(prefix)
         try:
-            self._client = redis.Redis.from_url(
-                self._url, **{"retry": Retry(NoBackoff(), 1, _AGAIN), "max_connections": MAX_CONNECTIONS} | _OPTIONS
-            )
+            retry = {"retry": Retry(NoBackoff(), 1, _AGAIN), "max_connections": MAX_CONNECTIONS}
+            self._client = redis.Redis.from_url(self._url, **retry | _COMMANDS)
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"The store redis://{self._where} cannot be used: {error}.") from None
         self._loops: RunVar[_Connected] = RunVar(f"gtask redis results {id(self)}")
@@ -147,10 +147,10 @@ class RedisStore(KeyedStore):
         """`wait` for async code; outside asyncio it takes a thread."""
         if _is_asyncio():
             return await self._arun(self._flows.wait(ids, timeout))
-        deadline = time.monotonic() + timeout
+        deadline, seen = time.monotonic() + timeout, Seen()
         while True:
             left = max(0.0, deadline - time.monotonic())
-            found = await self._in_thread(self._flows.wait(ids, min(left, SLICE)))
+            found = await self._in_thread(self._flows.wait(ids, min(left, SLICE), seen))
             if found or left <= SLICE or not ids:
                 return found
 
@@ -170,10 +170,10 @@ class RedisStore(KeyedStore):
         """`revoked` for async code; outside asyncio it takes a thread."""
         if _is_asyncio():
             return await self._arun(self._flows.revoked(cursor, timeout))
-        deadline = time.monotonic() + timeout
+        deadline, seen = time.monotonic() + timeout, Seen()
         while True:
             left = max(0.0, deadline - time.monotonic())
-            marks = await self._in_thread(self._flows.revoked(cursor, min(left, SLICE)))
+            marks = await self._in_thread(self._flows.revoked(cursor, min(left, SLICE), seen))
             if marks.marks or left <= SLICE:
                 return marks
 
@@ -223,7 +223,7 @@ class RedisStore(KeyedStore):
     def _connect(self) -> _Connected:
         # More than there are connections wait for one, instead of failing.
         pool = redis.asyncio.BlockingConnectionPool.from_url(
-            self._url, retry=AsyncRetry(NoBackoff(), 1, _AGAIN), **{"max_connections": CONNECTIONS} | _OPTIONS
+            self._url, retry=AsyncRetry(NoBackoff(), 1, _AGAIN), **{"max_connections": CONNECTIONS} | _COMMANDS
         )
         listener = redis.asyncio.Redis.from_url(self._url, retry=AsyncRetry(NoBackoff(), 0, ()), **_OPTIONS)
         return _Connected(redis.asyncio.Redis(connection_pool=pool), listener, Hub(listener, self._explained))
@@ -285,7 +285,9 @@ class RedisStore(KeyedStore):
         where = f"Redis at {self._where}"
         if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
             return ConfigurationError(f"{where} refuses this user or password ({error}); see the store's URL and ACL.")
-        if isinstance(error, redis.exceptions.ClusterError | redis.exceptions.MovedError) or "CROSSSLOT" in str(error):
+        if isinstance(error, redis.exceptions.ClusterError | redis.exceptions.MovedError) or any(
+            word in str(error) for word in ("CLUSTERDOWN", "CROSSSLOT")
+        ):
             return ConfigurationError(
                 f"{where} is part of a Redis Cluster, which the store cannot use ({error}); name a server that is none."
             )
@@ -312,6 +314,8 @@ _OPTIONS: Final[dict[str, Any]] = {
     "client_name": "gtask-results",
     "protocol": 2,
 }
+_COMMANDS: Final[dict[str, Any]] = {**_OPTIONS, "retry_on_error": list(_AGAIN)}
+"""Options of all connections, and of those for commands; redis-py 5 wants to be told twice what to try again."""
 
 
 def _port(parts: Any) -> int | None:

@@ -92,6 +92,12 @@ Step = Command | Listen | Hear | Probe | Nap
 Flow = Generator[Step, Any, T]
 
 
+class Seen:
+    """When Redis has answered in a wait, on a monotonic clock; None before it has."""
+
+    at: float | None = None
+
+
 class Flows:
     """The calls of one store; `now` is a monotonic clock."""
 
@@ -121,8 +127,9 @@ class Flows:
                     found[id] = _unpack(id, value)
         return found
 
-    def wait(self, ids: Collection[str], timeout: float) -> Flow[dict[str, Record]]:
-        """Flow of `ResultStore.wait`."""
+    def wait(self, ids: Collection[str], timeout: float, seen: Seen | None = None) -> Flow[dict[str, Record]]:
+        """Flow of `ResultStore.wait`; a wait in several pieces has one `seen` for all."""
+        nothing: dict[str, Record] = {}
         wanted = {id.encode(): id for id in ids if is_id(id)}
         listen = Listen((self.names.everything_ready,), True)
         if len(wanted) <= MAX_TOPICS:
@@ -130,7 +137,12 @@ class Flows:
         linger = LINGER * min(1.0, (len(wanted) - 1) / LINGER_IDS)
         return (
             yield from self._until(
-                lambda: self.get(wanted.values(), True), bool, listen, wanted, linger, timeout if wanted else 0.0
+                lambda: self.get(wanted.values(), True),
+                nothing,
+                bool,
+                (listen, wanted, linger),
+                timeout if wanted else 0.0,
+                seen or Seen(),
             )
         )
 
@@ -148,12 +160,16 @@ class Flows:
             words = [secrets.token_hex(8), _milliseconds(ttl), int(terminate), self.names.marked, *chunk]
             yield from self._script(scripts.MARK, self.names.marks, words)
 
-    def revoked(self, cursor: str, timeout: float) -> Flow[Marks]:
+    def revoked(self, cursor: str, timeout: float, seen: Seen | None = None) -> Flow[Marks]:
         """Flow of `ResultStore.revoked`."""
-        listen = Listen((self.names.marked,))
         return (
             yield from self._until(
-                lambda: self._marks(cursor), lambda marks: bool(marks.marks), listen, None, 0.0, timeout
+                lambda: self._marks(cursor),
+                Marks([], cursor),
+                lambda marks: bool(marks.marks),
+                (Listen((self.names.marked,)), None, 0.0),
+                timeout,
+                seen or Seen(),
             )
         )
 
@@ -227,21 +243,24 @@ class Flows:
     def _until(
         self,
         look: Callable[[], Flow[T]],
+        last: T,
         found: Callable[[T], bool],
-        listen: Listen,
-        ids: Container[bytes] | None,
-        linger: float,
+        where: tuple[Listen, Container[bytes] | None, float],
         timeout: float,
+        seen: Seen,
     ) -> Flow[T]:
-        """Looks until there is something or the time is over, each time something is heard."""
+        """Looks until there is something or the time is over, each time something is heard `where` it is said.
+
+        That is what to listen to, for which ids, and how many seconds others may gather; `last` is what nothing is.
+        """
+        listen, ids, linger = where
         deadline = self._now() + timeout
-        seen: float | None = None
         nap = FIRST_NAP
         while True:
             try:
                 last = yield from look()
-                seen, nap = self._now(), FIRST_NAP
-                if found(last) or seen >= deadline:
+                seen.at, nap = self._now(), FIRST_NAP
+                if found(last) or seen.at >= deadline:
                     return last
                 yield listen
                 last = yield from look()
@@ -252,11 +271,11 @@ class Flows:
                     elif linger:
                         yield Nap(max(0.0, min(linger, left)))
                     last = yield from look()
-                    seen = self._now()
+                    seen.at = self._now()
                 return last
             except ResultsUnavailable:
                 now = self._now()
-                if seen is None or now - seen >= RESTART:
+                if seen.at is None or now - seen.at >= RESTART:
                     raise
                 if now >= deadline:
                     return last
