@@ -56,6 +56,9 @@ HOLD: Final = 30.0
 ROUND: Final = 300.0
 """Seconds that a job is held which would come again at once if it were sent back."""
 
+BATCH: Final = 256
+"""Jobs that are moved before they are sent: of thousands that are due at once the first need not wait for the last."""
+
 PAUSE: Final = 15.0
 """Seconds until a job is moved again that the queue of its task did not take."""
 
@@ -110,7 +113,9 @@ class Mover:
         if openings != self._openings:
             self._openings = openings
             self._forget_lost()
-        while self._heap and self._heap[0].at <= now:
+        for _ in range(BATCH):
+            if not self._heap or self._heap[0].at > now:
+                break
             held = heapq.heappop(self._heap)
             self._bytes -= len(held.job.workload)
             if held.job.lost:
