@@ -188,18 +188,27 @@ class Listener:
         outcome = Outcome(blame.id, State.FAILURE, error=error_info(error), task=blame.function, worker=self._worker)
         outcome.finished = time.time()
         store.put([outcome_to_record(outcome)], ttl)
-        store.revoke([revoked_record(blame.id, blame.function)], False, ttl)
+        mark = over(blame.unique)
+        store.revoke([revoked_record(mark, blame.function)], False, ttl)
         # Until it is heard here, and so by others, the job could overtake it on its way to them.
         deadline = time.monotonic() + ECHO
-        while blame.id not in self._table and time.monotonic() < deadline:
+        while mark not in self._table and time.monotonic() < deadline:
             time.sleep(0.005)
-        self._table.add(blame.id, False)
+        self._table.add(mark, False)
         time.sleep(HEARD)
 
 
 def suspected(id: str) -> str:
     """What is marked of a task that has killed a process, while it may be run again."""
     return f"crash:{id}"
+
+
+def over(unique: str) -> str:
+    """What is marked of a job that is not to be run any more, since it was late or has killed too many processes.
+
+    It is the job, not its task: one that is sent again from its dead letter is another job.
+    """
+    return f"over:{unique}"
 
 
 class Revocations:
@@ -359,6 +368,7 @@ def _ids(job: Job, context: TaskContext) -> list[str]:
     """The ids by which a job may be marked; a caller on the connection has the one in its unique alone."""
     ids = [job.unique[:TASK_ID]] if context.foreground else []
     ids += [context.id] if context.root_id == context.id else [context.id, context.root_id]
+    ids.append(over(job.unique))
     chain = context.message.headers.get("chain")
     if chain and isinstance(chain[0], list):
         # What a chain leads to is not wanted any more: the handle of its end stands for it in any process.
@@ -369,4 +379,5 @@ def _ids(job: Job, context: TaskContext) -> list[str]:
 
 def _own(marked: str, job: Job, context: TaskContext) -> str:
     """The id under which something may be stored of a task that is marked by some id."""
-    return marked if context.foreground and marked == job.unique[:TASK_ID] else context.id
+    own = job.unique[:TASK_ID]
+    return own if context.foreground and marked in (own, over(job.unique)) else context.id
