@@ -15,8 +15,10 @@ from dramatiq.results.backends import RedisBackend
 from benchmarks.peers import bodies
 from benchmarks.peers.speech import BROKER, PATIENCE, Adapter
 
-broker = RedisBroker(url=os.environ[BROKER])
-broker.add_middleware(Results(backend=RedisBackend(url=os.environ[BROKER])))
+# The Redis client lets no read take long and no pool have more than 100 connections unless it is told to.
+REDIS = f"{os.environ[BROKER]}?socket_timeout={PATIENCE + 30:g}&max_connections=4096"
+broker = RedisBroker(url=REDIS)
+broker.add_middleware(Results(backend=RedisBackend(url=REDIS)))
 dramatiq.set_broker(broker)
 
 
