@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from gtask.result import AsyncResult
 
 ASKED: Final = 64
-"""Tasks before one that are asked about, at most, before it is said that nobody knows it."""
+"""Tasks before one that are asked about, at most; when none of them is known, others may be."""
 
 
 def is_unknown(handle: AsyncResult[Any], limit: float | None) -> bool:
@@ -19,10 +19,10 @@ def is_unknown(handle: AsyncResult[Any], limit: float | None) -> bool:
 
     The job servers have `limit` seconds to answer each question.
     """
-    pending, asked = [handle], {handle.id}
+    pending, asked, left = [handle], {handle.id}, ASKED
     try:
-        while pending and len(asked) <= ASKED:
-            one = pending.pop()
+        while pending and left:
+            one, left = pending.pop(), left - 1
             if one.app.state_on_servers(one.id, limit, certain=True) is not State.UNKNOWN:
                 return False
             outcome = one._look() if one._stored else None
@@ -31,15 +31,15 @@ def is_unknown(handle: AsyncResult[Any], limit: float | None) -> bool:
             pending += _behind(one, outcome, asked)
     except GtaskError:
         return False
-    return True
+    return not pending
 
 
 async def ais_unknown(handle: AsyncResult[Any], limit: float | None) -> bool:
     """`is_unknown` for async code."""
-    pending, asked = [handle], {handle.id}
+    pending, asked, left = [handle], {handle.id}, ASKED
     try:
-        while pending and len(asked) <= ASKED:
-            one = pending.pop()
+        while pending and left:
+            one, left = pending.pop(), left - 1
             if await one.app.astate_on_servers(one.id, limit, certain=True) is not State.UNKNOWN:
                 return False
             outcome = await one._alook() if one._stored else None
@@ -48,7 +48,7 @@ async def ais_unknown(handle: AsyncResult[Any], limit: float | None) -> bool:
             pending += _behind(one, outcome, asked)
     except GtaskError:
         return False
-    return True
+    return not pending
 
 
 def _is_known(one: AsyncResult[Any], handle: AsyncResult[Any], outcome: Outcome | None) -> bool:
