@@ -249,7 +249,7 @@ class Revocations:
         while not (marked := self._marked(job, context)) and time.monotonic() < until:
             time.sleep(0.01)
         if marked:
-            self._refuse(context, self._stored(_own(marked, job, context)))
+            self._refuse(context, self._stored(_own(job, context)))
 
     async def alook(self, job: Job, context: TaskContext) -> None:
         """`look` for an event loop."""
@@ -259,7 +259,7 @@ class Revocations:
         while not (marked := self._marked(job, context)) and time.monotonic() < until:  # noqa: ASYNC110 - as above
             await anyio.sleep(0.01)
         if marked:
-            self._refuse(context, await anyio.to_thread.run_sync(self._stored, _own(marked, job, context)))
+            self._refuse(context, await anyio.to_thread.run_sync(self._stored, _own(job, context)))
 
     def waits_for(self, context: TaskContext) -> bool:
         """Whether it is to be heard first whether a task is marked: one that was sent before this worker began."""
@@ -278,16 +278,16 @@ class Revocations:
         """The id for which a task is marked, its own or that of the whole; empty for one that is not."""
         return next((id for id in _ids(job, context) if id in self._table), "")
 
-    def _stored(self, id: str) -> Outcome | None:
-        """What became of a marked task, where the store says so."""
+    def _stored(self, ids: list[str]) -> Outcome | None:
+        """What became of a marked task, where the store says so under one of its ids."""
         store = self._app.store
         if store is None:
             return None
         try:
-            record = store.get([id]).get(id)
-            return None if record is None or not record.ready else record_to_outcome(record)
+            found = store.get(ids)
+            return next((record_to_outcome(record) for record in found.values() if record.ready), None)
         except GtaskError as error:
-            log.warning("What became of the task %s cannot be told: %s", id, error)
+            log.warning("What became of the task %s cannot be told: %s", ids[0], error)
             return None
 
     def _refuse(self, context: TaskContext, stored: Outcome | None) -> None:
@@ -377,7 +377,7 @@ def _ids(job: Job, context: TaskContext) -> list[str]:
     return ids
 
 
-def _own(marked: str, job: Job, context: TaskContext) -> str:
-    """The id under which something may be stored of a task that is marked by some id."""
+def _own(job: Job, context: TaskContext) -> list[str]:
+    """The ids under which something may be stored of a marked task; see `_ids`."""
     own = job.unique[:TASK_ID]
-    return own if context.foreground and marked in (own, over(job.unique)) else context.id
+    return [context.id, own] if context.foreground and own != context.id else [context.id]
