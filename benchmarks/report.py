@@ -97,6 +97,10 @@ def text(report: Report) -> str:
     missing += [f"- {workload}: {why}" for workload, some in report.failed.items() for why in some.values()]
     if missing:
         parts.append("Not measured:\n\n" + "\n".join(missing))
+    load, cores = float(report.machine.get("load", 0)), int(report.machine.get("cores", 1))
+    if load > cores / 2:
+        busy = f"The machine was busy with other work when this was measured (load {load:g}, {cores} cores)"
+        parts.insert(0, f"{busy}, so the ratios are rough.")
     versions = {**report.machine, **report.versions}
     parts.append(", ".join(f"{name} {version}" for name, version in versions.items()))
     return "\n\n".join(part for part in parts if part)

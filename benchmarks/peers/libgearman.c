@@ -34,7 +34,7 @@ static gearman_return_t nothing(gearman_job_st *job, void *context) {
 
 static gearman_return_t back(gearman_job_st *job, void *context) {
     (void)context;
-    return gearman_job_send_data(job, gearman_job_workload(job), gearman_job_workload_size(job));
+    return gearman_job_send_complete(job, gearman_job_workload(job), gearman_job_workload_size(job));
 }
 
 static void work(const char *host, in_port_t port) {
@@ -50,10 +50,8 @@ static void one(gearman_client_st *client, const char *function, const char *dat
     gearman_return_t code;
     size_t length;
     free(gearman_client_do(client, function, NULL, data, size, &length, &code));
-    while (code == GEARMAN_WORK_DATA) { /* the worker sent its answer ahead; libgearman gives it first */
-        free(gearman_client_do(client, function, NULL, data, size, &length, &code));
-    }
     if (gearman_failed(code)) fail("do", gearman_client_error(client));
+    if (length != size) fail("do", "another text came back than was sent");
 }
 
 static void bulk(gearman_client_st *client, int count) {
