@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from gtask.errors import TaskError, TimeLimitExceeded, WorkerLost
@@ -34,9 +32,10 @@ class Guard:
     def verdict(self, job: Job) -> TaskError | None:
         """Why a job is not to be run any more; None for nearly every one."""
         # The job server may be faster to hand the job on than the supervisor is to hear that its process died.
-        patience = time.monotonic() + SETTLED
-        while self._ledger.runs_elsewhere(job.unique, self._slots) and time.monotonic() < patience:
-            time.sleep(0.002)
+        if self._ledger.runs_elsewhere(job.unique, self._slots):
+            patience = time.monotonic() + SETTLED
+            while self._ledger.runs_elsewhere(job.unique, self._slots) and time.monotonic() < patience:
+                time.sleep(0.002)
         blame = self._ledger.blamed(job.unique)
         if blame is NO_BLAME:
             return None
@@ -46,17 +45,19 @@ class Guard:
             return WorkerLost(f"The task's process died {blame.crashes} times while it ran, so it is not run again.")
         return None
 
-    @contextmanager
-    def running(self, job: Job) -> Iterator[int]:
-        """Notes in the ledger that a job runs; gives the slot it runs in.
+    def begin(self, job: Job) -> int:
+        """Notes in the ledger that a job runs; returns the slot it runs in, which `end` gives back.
 
-        What gets through here ends the process, so the job stays noted: it is to blame as for any other death.
+        What is raised in between ends the process, so the job stays noted: it is to blame as for any other death.
         """
         # More jobs than there are slots run only while many others wait for them.
         slot = self._free.popleft() if self._free else NO_SLOT
         if slot != NO_SLOT:
             self._ledger.begin(slot, job.unique, job.function)
-        yield slot
+        return slot
+
+    def end(self, slot: int) -> None:
+        """Notes that the job in a slot has ended."""
         if slot != NO_SLOT:
             self._ledger.end(slot)
             self._free.append(slot)

@@ -251,8 +251,9 @@ def _run_pool(
 
 
 def _run_job(runner: Runner, driver: BlockingDriver, guard: Guard, in_main_thread: bool, job: Job) -> Ending | None:
-    with guard.running(job) as slot:
-        result = runner.run(job, _Reporter(driver, job, guard, slot, in_main_thread))
+    slot = guard.begin(job)
+    result = runner.run(job, _Reporter(driver, job, guard, slot, in_main_thread))
+    guard.end(slot)
     if isinstance(result, PutOff):
         return None if driver.put_off(job, result.delay) else Ending(End.FAIL)
     return result
@@ -321,8 +322,9 @@ async def _run_async(
     runner.revocations = Revocations(app, marks, ledger, options.backend)
 
     async def run(job: Job) -> Ending | None:
-        with guard.running(job) as slot:
-            result = await runner.arun(job, _Reporter(driver, job, guard, slot, False, loop))
+        slot = guard.begin(job)
+        result = await runner.arun(job, _Reporter(driver, job, guard, slot, False, loop))
+        guard.end(slot)
         if isinstance(result, PutOff):
             return None if driver.put_off(job, result.delay) else Ending(End.FAIL)
         return result

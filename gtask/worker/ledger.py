@@ -206,9 +206,10 @@ class Ledger:
         position = _HEAD.size
         while raw and (position := self._memory.find(raw, position, self._notes_at)) >= 0:
             slot = (position - _HEAD.size) // _SLOT.size
-            _, runs, job = self._read(slot)
-            if runs and slot not in own and job.unique == unique:
-                return True
+            if slot not in own:
+                _, runs, job = self._read(slot)
+                if runs and job.unique == unique:
+                    return True
             position += 1
         return False
 
