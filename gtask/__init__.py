@@ -34,10 +34,10 @@ if TYPE_CHECKING:
         TaskExpired,
         TaskFailed,
         TaskRevoked,
-        WaitInTask,
         TimeLimitExceeded,
         UnknownOption,
         UnknownTask,
+        WaitInTask,
         WorkerLost,
     )
     from gtask.group_result import GroupResult

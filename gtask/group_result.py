@@ -109,7 +109,7 @@ class GroupResult(Generic[R]):
         return opened
 
     def iterate(self, timeout: float | None = None) -> Iterator[AsyncResult[R]]:
-        """Yields the members' handles as they end, the first to end first; that of a group when all in it have ended."""
+        """Yields the members' handles as they end, the first first; that of a group when all in it have ended."""
         tally = _Tally(self.results)
         for leaf in self._ends(timeout):
             yield from tally.ended(leaf)

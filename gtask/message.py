@@ -36,7 +36,7 @@ MESSAGE_DEPTH: Final = MAX_DEPTH + 128
 """Containers inside each other in a message: those of a value, and those around it in the groups of a canvas."""
 
 CANVAS: Final = "gtask.canvas"
-"""The function whose tasks return their argument, and stand where a canvas needs one job that its user did not write."""
+"""The function whose tasks return their argument: where a canvas needs one job that its user did not write."""
 
 CARRIERS: Final = frozenset({"gtask.call", CANVAS})
 """Functions of gtask whose jobs are messages for other functions; there the header ``task`` names the task."""
