@@ -163,7 +163,7 @@ class Publisher:
         sealed: bool = False,
         chord: Any = None,
     ) -> Sending:
-        """Makes the sending of one step and of `rest` behind it (nodes, the next one last), whose end counts in `chord`.
+        """Makes the sending of one step and of `rest` behind it (nodes, next one last), whose end counts in `chord`.
 
         A `sealed` one is to be opened again before it is sent, so it is an envelope wherever it goes.
         """
