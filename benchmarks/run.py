@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+from benchmarks.fleet import end_on_sigterm
 from benchmarks.plans import QUICK, Plan, how_many
 from benchmarks.rig import SERVERS, Rig, rig
 from benchmarks.tables import align
@@ -89,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=Plan.rounds, help=f"rounds, of which the median  [{Plan.rounds}]")
     parser.add_argument("--only", default="", metavar="TEXT", help="only the workloads that have this in their name")
     given = parser.parse_args(argv)
+    end_on_sigterm()
     plan = QUICK if given.quick else Plan(rounds=given.rounds)
     rows = measure(SERVERS if given.server == "both" else [given.server], plan, given.only)
     print(table(rows))
