@@ -104,6 +104,10 @@ class Arguments:
         """Raises `BadArguments` when no call with these arguments would fit, others put in front and names added."""
         if self._signature is None:
             return
+        if not kwargs and self._simple and len(args) <= self._most:
+            if self._typed and len(args) == self._most:
+                self.check(args, kwargs)
+            return
         try:
             bound = self._signature.bind_partial(**kwargs)
         except TypeError as error:

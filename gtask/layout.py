@@ -58,6 +58,8 @@ def _add(app: App, layout: Layout, canvas: Canvas) -> AsyncResult[Any] | GroupRe
         _refuse_shared(flow, "a step of a chain")
         if app.store is None and any(isinstance(node, Group) for node in flow[:-1]):
             raise StoreRequired(f"A chord's results meet in the result store. {NO_STORE}")
+    elif isinstance(flow[0], Signature):
+        return _add_one(app, layout, flow[0])
     nodes = lay_out(flow)
     handles: dict[str, AsyncResult[Any]] = {}
     handle = _handle(app, nodes, None, (), handles)
@@ -70,6 +72,17 @@ def _add(app: App, layout: Layout, canvas: Canvas) -> AsyncResult[Any] | GroupRe
         if sending.due is not None and first.step.id in handles:
             handles[first.step.id]._due = sending.due
         layout.sendings.append(sending)
+    return handle
+
+
+def _add_one(app: App, layout: Layout, step: Signature[Any]) -> AsyncResult[Any]:
+    """A signature that nothing follows, as most members of groups are: it need not become a flow first."""
+    data = step.data(step.new_id())
+    handle = handle_of(app, data.task, data.id, data.options, None)
+    sending = app.publisher.prepare(data, app.now())
+    if sending.due is not None:
+        handle._due = sending.due
+    layout.sendings.append(sending)
     return handle
 
 

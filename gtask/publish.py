@@ -16,7 +16,7 @@ import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -260,7 +260,11 @@ class Publisher:
         """As `seal`, but leaves the hooks open in `hooks`, for a caller who wants them to see the sending as well."""
         message = sending.message
         for middleware in self._stack.publishing:
-            message = hooks.enter_context(middleware.publishing(message))
+            manager = middleware.publishing(message)
+            if isinstance(manager, nullcontext):  # nothing to leave again
+                message = manager.enter_result
+            else:
+                message = hooks.enter_context(manager)
         if sending.codec is None:
             workload = encode_message(message)
         else:
