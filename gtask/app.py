@@ -26,6 +26,7 @@ from gtask.publish import Publisher
 from gtask.result import AsyncResult as Handle
 from gtask.results import open_store
 from gtask.results.base import ResultStore
+from gtask.results.checks import check_handle
 from gtask.sendable import Canvas
 from gtask.sending import AsyncSender, Sender
 from gtask.settings import Settings, SettingsDict
@@ -322,7 +323,11 @@ class App:
         return self._store
 
     def AsyncResult(self, task_id: str, task: str | None = None) -> Handle[Any]:
-        """The handle of a task sent by anybody, from its id; with the task's name its result is typed again."""
+        """The handle of a task sent by anybody, from its id; with the task's name its result is typed again.
+
+        Raises `ConfigurationError` for what is no id.
+        """
+        check_handle(task_id)
         return Handle(self, task_id, task)
 
     def state_on_servers(self, task_id: str, timeout: float | None = None, certain: bool = False) -> State:

@@ -238,7 +238,7 @@ class Publisher:
         if refused:
             raise ConfigurationError(
                 f"call() of {step.task} cannot have {' and '.join(refused)}: a foreground call is a single task that "
-                "runs at once. Use delay() or apply_async() for the rest (design: two kinds of delivery)."
+                "runs at once. Use delay() or apply_async() for the rest."
             )
 
     def _foreign(

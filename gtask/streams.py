@@ -22,7 +22,7 @@ from gtask.chunks import MAGIC, MAX_WINDOW, WINDOW_BYTES, WINDOW_ITEMS, Unpacker
 from gtask.client.channel import AsyncStreamClient, Channel, StreamClient
 from gtask.client.foreground import AsyncForegroundJob, ForegroundJob
 from gtask.codecs import convert
-from gtask.errors import ConfigurationError, GtaskError, StreamBroken
+from gtask.errors import ConfigurationError, GtaskError, ResultTimeout, StreamBroken
 from gtask.plans import Call, raise_made
 from gtask.protocol import WorkData, WorkStatus, WorkWarning
 from gtask.signatures import Signature
@@ -124,6 +124,16 @@ class StreamCall(Call):
     def _converted(self, items: list[Any], first: int) -> list[Any]:
         return [convert(item, self.items, f"item {first + n}") for n, item in enumerate(items)]
 
+    def error(self, error: GtaskError) -> BaseException:
+        """As for any call; a stream that has begun has a worker, so its timeout is told in other words."""
+        if isinstance(error, ResultTimeout) and self.unpacker.had:
+            within = "in time" if self.timeout is None else f"within {self.timeout:g} s"
+            return ResultTimeout(
+                f"The stream of {self.step.task.name} did not end {within}; items that came: {self.unpacker.had}. "
+                "Its timeout is for the whole stream, the reader's own time included."
+            )
+        return super().error(error)
+
     def ended(self, data: bytes) -> None:
         """Takes the answer at the end; raises `StreamBroken` when items are missing."""
         answer = decode_answer(self._opened(data, Kind.ANSWER))
@@ -139,7 +149,7 @@ def _window(step: Signature[Any]) -> int:
     window = step.options.get("window", WINDOW_ITEMS)
     if type(window) is not int or not 0 < window <= MAX_WINDOW:
         raise ConfigurationError(
-            f"A stream of {step.task.name}: window={window!r}; write a number of items above zero."
+            f"A stream of {step.task.name}: window={window!r}; write a number of items from 1 to {MAX_WINDOW}."
         )
     return window
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, over
 
 from gtask.arguments import Arguments
 from gtask.context import TaskContext
+from gtask.errors import BadArguments
 from gtask.message import Message, new_task_id
 from gtask.options import CallOptions, Options
 
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
+
+
+def _listed(task: BaseTask[Any, Any], args: object) -> tuple[Any, ...] | list[Any]:
+    """The `args` of a call; a text is none, though Python would take its characters one by one."""
+    if not isinstance(args, tuple | list):
+        raise BadArguments(
+            f"A call of {task.name}: args={args!r:.80}; write a tuple or a list of the positional arguments, as "
+            "apply_async((7,))."
+        )
+    return args
 
 
 class BaseTask(Generic[P, R]):
@@ -69,7 +80,7 @@ class BaseTask(Generic[P, R]):
         **options: Unpack[CallOptions],
     ) -> AsyncResult[R]:
         """Sends the task with options of this call (`CallOptions`); otherwise as `delay`."""
-        return self.s(*args, **(kwargs or {})).set(**options).delay()
+        return self.s(*_listed(self, args), **(kwargs or {})).set(**options).delay()
 
     async def aapply_async(
         self,
@@ -78,7 +89,7 @@ class BaseTask(Generic[P, R]):
         **options: Unpack[CallOptions],
     ) -> AsyncResult[R]:
         """`apply_async` for async code."""
-        return await self.s(*args, **(kwargs or {})).set(**options).adelay()
+        return await self.s(*_listed(self, args), **(kwargs or {})).set(**options).adelay()
 
     # --- foreground ------------------------------------------------------------------------------------------
 

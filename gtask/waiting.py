@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,7 +10,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from gtask.context import current_task
-from gtask.errors import ResultError, ResultsUnavailable, StoreRequired, WaitInTask
+from gtask.errors import ConfigurationError, ResultError, ResultsUnavailable, StoreRequired, WaitInTask
 from gtask.results.base import ResultStore
 
 if TYPE_CHECKING:
@@ -130,8 +131,18 @@ def in_time(begun: float, timeout: float) -> bool:
     return time.monotonic() - begun < timeout + WORD
 
 
+def check_timeout(timeout: object) -> None:
+    """Raises `ConfigurationError` when what is to be a number of seconds to wait is none."""
+    if timeout is not None and (not isinstance(timeout, int | float) or math.isnan(timeout)):
+        raise ConfigurationError(f"timeout={timeout!r:.80}; write a number of seconds, or None for no limit.")
+
+
 def slices(timeout: float | None, longest: float = SLICE) -> Iterator[float]:
-    """Seconds for each question to the store: one question at least, the last one until `timeout` seconds are over."""
+    """Seconds for each question to the store: one question at least, the last one until `timeout` seconds are over.
+
+    Raises `ConfigurationError` when `timeout` is no number.
+    """
+    check_timeout(timeout)
     if timeout is None:
         while True:
             yield longest

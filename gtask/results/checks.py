@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from typing import Any, Final
 
-from gtask.errors import DecodeError, EncodeError
+from gtask.errors import ConfigurationError, DecodeError, EncodeError
 from gtask.states import Record, State
 
 MAX_ID: Final = 255
@@ -18,6 +19,9 @@ MAX_ID: Final = 255
 
 MAX_TTL: Final = 10 * 365 * 86400.0
 """Seconds a record is kept at most, however long it asks for."""
+
+_HANDLE: Final = re.compile(r"[!-~]{1,63}")
+"""What a task's id can be, those of callers in other languages included: it is part of a wire unique."""
 
 STATES: Final = {state.value: state for state in State}
 
@@ -27,6 +31,15 @@ def is_id(id: object) -> bool:
     if not isinstance(id, str) or not 0 < len(id) <= MAX_ID:
         return False
     return id.isascii() or not any("\ud800" <= character <= "\udfff" for character in id)
+
+
+def check_handle(id: object) -> None:
+    """Refuses an id that no task can have, of a handle that somebody makes anew; raises `ConfigurationError`."""
+    if not isinstance(id, str) or not _HANDLE.fullmatch(id):
+        raise ConfigurationError(
+            f"{id!r:.80} is no id of a task: it is a text of 1 to 63 printable ASCII characters without spaces. "
+            "Give the `id` of a result."
+        )
 
 
 def check_record(record: Record, ttl: float) -> None:

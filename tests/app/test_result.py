@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,24 @@ def test_a_timeout_of_nothing_asks_once(stored: App) -> None:
     keep(stored, done("a", 5))
     assert result.get(timeout=0) == 5
     assert stored.AsyncResult("a").get(timeout=-1) == 5
+
+
+@pytest.mark.parametrize("timeout", ["5", float("nan"), timedelta(seconds=5)])
+def test_a_timeout_that_is_no_number_is_refused(stored: App, timeout: Any) -> None:
+    with pytest.raises(ConfigurationError, match="write a number of seconds"):
+        stored.AsyncResult("a").get(timeout=timeout)
+    with pytest.raises(ConfigurationError, match="write a number of seconds"):
+        stored.AsyncResult("a").wait(timeout)
+    with pytest.raises(ConfigurationError, match="write a number of seconds"):
+        anyio.run(stored.AsyncResult("a").aget, timeout)
+    with pytest.raises(ConfigurationError, match="write a number of seconds"):
+        GroupResult(stored, [stored.AsyncResult("a")]).join(timeout=timeout)
+
+
+@pytest.mark.parametrize("id", ["", "a b", "a\n", "x" * 64, "caf\xe9", 7, None])
+def test_what_can_be_no_id_is_refused(stored: App, id: Any) -> None:
+    with pytest.raises(ConfigurationError, match="no id of a task"):
+        stored.AsyncResult(id)
 
 
 def test_without_a_timeout_it_waits(stored: App) -> None:

@@ -6,10 +6,11 @@ import functools
 from datetime import timedelta
 from typing import Any
 
+import anyio
 import pytest
 
 from gtask import App, Priority, TaskContext, UnknownOption, UnknownTask
-from gtask.errors import ConfigurationError, DuplicateTask
+from gtask.errors import BadArguments, ConfigurationError, DuplicateTask
 from gtask.middleware import Middleware
 from gtask.options import CODECS
 from gtask.task import AsyncTask, Task
@@ -177,6 +178,18 @@ def test_options_of_middleware_are_task_options_too() -> None:
     assert app.task(_function("g")).extra_options == {}
     with pytest.raises(UnknownOption, match="did you mean 'audit'"):
         app.task(audits=1)(_function("h"))  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("args", [7, "7", b"7", {"order_id": 7}, None])
+def test_arguments_come_as_a_tuple_or_a_list(app: App, args: Any) -> None:
+    @app.task
+    def calculate(order_id: int) -> int:
+        return order_id
+
+    with pytest.raises(BadArguments, match=r"A call of calculate: args=.*; write a tuple or a list"):
+        calculate.apply_async(args)
+    with pytest.raises(BadArguments, match="write a tuple or a list"):
+        anyio.run(calculate.aapply_async, args)
 
 
 def test_a_functions_own_attributes_do_not_become_the_tasks(app: App) -> None:

@@ -236,8 +236,9 @@ def test_the_list_is_the_result_in_the_background(staff: Staff) -> None:
     anyio.run(main)
     with pytest.raises(ConfigurationError, match="plain is no generator"):
         staff.plain.stream()
-    with pytest.raises(ConfigurationError, match="window=0"):
-        staff.rows.options(window=0).stream(1)
+    for window in (0, 1 << 30):
+        with pytest.raises(ConfigurationError, match=f"window={window}; write a number of items from 1 to "):
+            staff.rows.options(window=window).stream(1)
 
 
 def test_any_process_sees_how_far_a_task_is(staff: Staff, tmp_path: Path) -> None:
@@ -360,7 +361,7 @@ def test_a_cut_breaks_the_stream_or_it_goes_on(staff: Staff, tmp_path: Path) -> 
         assert list(items) == list(range(100, 1000))
         items = app.tasks["awaiting"].options(timeout=0.5).stream(str(tmp_path / "late"), 1, 2)  # type: ignore[misc]
         assert next(items) == 0
-        with pytest.raises(ResultTimeout):
+        with pytest.raises(ResultTimeout, match=r"stream of awaiting did not end within 0\.5 s; items that came: 1"):
             next(items)
         go(tmp_path / "late")
         assert list(app.tasks["arows"].stream(3)) == [0, 1, 2]  # type: ignore[misc]
