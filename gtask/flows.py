@@ -3,8 +3,10 @@
 A flow is a list of nodes. A node is a signature (the list that `SignatureData.to_list` gives) or a group: a map
 ``{"group": [flow, ...]}`` of flows that run side by side. In the header ``chain`` a flow stands backwards, the next
 node last. The header ``chord`` of a message says where its outcome is handed in when its flow has come to its end: a
-map with the chord's ``id``, the member's ``index``, their number ``size``, the ``body`` (the flow that follows the
-group) and, if the flow with that group is a member of another chord, that one's place under ``chord``.
+map with the chord's ``id``, the member's ``index`` and their number ``size``. What follows the group is brought by the
+first member alone, ``index`` 0, so that it travels once and not with each of them: the ``body``, a flow, and if the
+flow with that group is a member of another chord, that one's place under ``chord``. (Messages of an earlier gtask,
+which may still be in a queue, have both with every member.)
 
 The flows that are sent have a form that leaves nothing to decide on the way: what follows a group is a signature,
 and so is the end of each member of a group that is followed by something. Where the user has written none there stands
@@ -44,7 +46,9 @@ class Place(NamedTuple):
     id: str
     position: int
     size: int
-    body: SignatureData
+    body: SignatureData | None
+    """The body, which the first member brings, and no other has to."""
+
     rest: list[Any]
     """What follows the body, backwards."""
 
@@ -71,12 +75,11 @@ def start(flow: Sequence[Any], args: tuple[Any, ...] = (), chord: Any = None, de
         if chord is not None:
             raise DecodeError("A group ends a member of a chord, and nothing follows it that could be handed in.")
         return [first for member in members for first in start(member, args, None, depth + 1)]
-    place: dict[str, Any] = {"id": SignatureData.from_list(rest[0]).id, "size": len(members), "body": rest}
-    if chord is not None:
-        place["chord"] = chord
+    place: dict[str, Any] = {"id": SignatureData.from_list(rest[0]).id, "size": len(members)}
+    follows: dict[str, Any] = {"body": rest} if chord is None else {"body": rest, "chord": chord}
     found: list[First] = []
     for index, member in enumerate(members):
-        found += start(member, args, {**place, "index": index}, depth + 1)
+        found += start(member, args, {**place, "index": index, **(follows if index == 0 else {})}, depth + 1)
     return found
 
 
@@ -123,8 +126,13 @@ def place_of(chord: Any) -> Place:
     """Reads the header ``chord``; raises `DecodeError` where it is none as gtask sends it."""
     match chord:
         case {"id": str(id), "index": int(index), "size": int(size), "body": [first, *rest]} if type(index) is int:
-            step = SignatureData.from_list(first)
-            if id != step.id or not 0 <= index < size <= MAX_MEMBERS:
-                raise DecodeError("A place in a chord has numbers or ids that do not fit together.")
-            return Place(id, index, size, step, rest[::-1], chord.get("chord"))
-    raise DecodeError(f"The header 'chord' is none as gtask sends it: {chord!r:.100}.")
+            place = Place(id, index, size, SignatureData.from_list(first), rest[::-1], chord.get("chord"))
+        case {"id": str(id), "index": int(index), "size": int(size)} if (
+            type(index) is int and index > 0 and "body" not in chord
+        ):
+            place = Place(id, index, size, None, [], None)
+        case _:
+            raise DecodeError(f"The header 'chord' is none as gtask sends it: {chord!r:.100}.")
+    if not 0 <= index < size <= MAX_MEMBERS or (place.body is not None and place.body.id != id):
+        raise DecodeError("A place in a chord has numbers or ids that do not fit together.")
+    return place

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gtask.context import TaskContext
 from gtask.errors import ConfigurationError, SerializationError
 from gtask.failures import error_info
-from gtask.flows import flow_of, place_of, rest_of, start
+from gtask.flows import Place, flow_of, place_of, rest_of, start
+from gtask.message import SignatureData
 from gtask.middleware.base import Middleware, Next
 from gtask.results.joins import Body, Join, failed_of, records_behind
 from gtask.results.records import outcome_to_record
 from gtask.states import Outcome, State
+
+if TYPE_CHECKING:
+    from gtask.app import App
 
 
 class Canvas(Middleware):
@@ -85,14 +89,17 @@ class Canvas(Middleware):
             context.records += records_behind(replace(outcome, parent=context.id), headers)
 
     def _hand_in(self, context: TaskContext, chord: Any, outcome: Outcome) -> None:
-        """Hands an outcome in to the chord that its message says it belongs to, with the chord's body, sealed."""
-        place, app = place_of(chord), context.task.app
-        step = place.body
+        """Hands an outcome in to the chord that its message says it belongs to; with the chord's body, if it has it."""
+        place = place_of(chord)
+        body = None if place.body is None else self._sealed(context.task.app, place.body, place)
+        context.joins.append(Join(place.id, place.position, place.size, outcome_to_record(outcome), body))
+
+    def _sealed(self, app: App, step: SignatureData, place: Place) -> Body:
+        """The body of a chord, whose results are still to be put in."""
         sealed = app.publisher.seal(app.publisher.prepare(step, app.now(), place.rest, sealed=True, chord=place.chord))
         if sealed.when is not None:
             raise ConfigurationError("The body of a chord runs when its members have; it takes no countdown or eta.")
-        body = Body(step.id, sealed.function, sealed.unique, str(sealed.priority), sealed.workload, step.immutable)
-        context.joins.append(Join(place.id, place.position, place.size, outcome_to_record(outcome), body))
+        return Body(step.id, sealed.function, sealed.unique, str(sealed.priority), sealed.workload, step.immutable)
 
     def _start(self, context: TaskContext, flow: list[Any], value: Any, chord: Any = None) -> None:
         """Submits what a flow starts with, the value in front of its arguments."""

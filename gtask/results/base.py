@@ -101,9 +101,10 @@ class ResultStore(ABC):
     def join(self, join: Join, ttl: float) -> Submission | None:
         """Hands in one member's outcome of a chord; the job to submit when that completed it, else None.
 
-        A member that hands in again changes nothing, but gets the same answer. When a member has failed, the body's
-        failure is stored once all are in, and no job follows. Outcomes are kept for `ttl` seconds. Raises
-        `ConfigurationError` in a store that keeps no joins.
+        The member at position 0 brings the chord's body, which is kept until all are in; the others have None there,
+        or bring it as well. A member that hands in again changes nothing, but gets the same answer. When a member has
+        failed, the body's failure is stored once all are in, and no job follows. Outcomes are kept for `ttl` seconds.
+        Raises `ConfigurationError` in a store that keeps no joins.
         """
         raise ConfigurationError(f"{type(self).__name__} keeps no joins; chords need another result store.")
 

@@ -2,7 +2,7 @@
 
 Each member is counted once, whoever hands it in how often. The one that completes the chord gets the body's job, and
 gets it again when it is handed in again: whoever was to submit it may have died in between. Once the body has a
-result nobody gets it any more.
+result nobody gets it any more. The body is kept by itself, since it may be large and is looked at once.
 """
 
 from __future__ import annotations
@@ -40,10 +40,17 @@ CREATE TABLE members (
 );
 """
 
+BODIES: Final = """
+CREATE TABLE bodies (chord TEXT NOT NULL PRIMARY KEY, body BLOB NOT NULL);
+INSERT INTO bodies (chord, body) SELECT chord, body FROM joins;
+ALTER TABLE joins DROP COLUMN body;
+"""
+"""What a later version of the file changes: a chord may be there before its body."""
+
 _JOIN: Final = """
-INSERT INTO joins (chord, size, body, expires) VALUES (?1, ?2, ?3, ?4)
-ON CONFLICT (chord) DO UPDATE SET expires = max(expires, ?4)
-RETURNING size, body, arrived, completed_by
+INSERT INTO joins (chord, size, expires) VALUES (?1, ?2, ?3)
+ON CONFLICT (chord) DO UPDATE SET expires = max(expires, ?3)
+RETURNING size, arrived, completed_by
 """
 
 
@@ -56,12 +63,12 @@ def hand_in(
     the body is verified, and the job is signed.
     """
     chord, position, _, record, _ = join
-    ((size, packed, arrived, completed_by),) = db.execute(
-        _JOIN, (chord, join.size, _pack(join.body), expires)
-    ).fetchall()
+    ((size, arrived, completed_by),) = db.execute(_JOIN, (chord, join.size, expires)).fetchall()
     if position >= size:
         log.error("Member %d of the chord %s is not counted: it has %d members.", position, chord, size)
         return None, []
+    if join.body is not None:
+        db.execute("INSERT OR IGNORE INTO bodies (chord, body) VALUES (?, ?)", (chord, pack_body(join.body)))
     counted = db.execute(
         "INSERT OR IGNORE INTO members (chord, position, id, state, body) VALUES (?, ?, ?, ?, ?)",
         (chord, position, record.id, str(record.state), record.body),
@@ -73,7 +80,7 @@ def hand_in(
         db.execute("UPDATE joins SET arrived = ?, completed_by = ? WHERE chord = ?", (arrived, completed_by, chord))
     if completed_by != position:
         return None, []
-    body = Body(*msgpack.unpackb(packed))
+    body = unpack_body(*db.execute("SELECT body FROM bodies WHERE chord = ?", (chord,)).fetchone())
     if db.execute("SELECT 1 FROM results WHERE id = ? AND ready AND expires > ?", (body.id, now)).fetchone():
         return None, []
     members = db.execute("SELECT id, state, body FROM members WHERE chord = ? ORDER BY position", (chord,))
@@ -97,9 +104,16 @@ def sweep(db: sqlite3.Connection, now: float, limit: int) -> bool:
     found = f"SELECT rowid FROM members WHERE chord IN ({due}) LIMIT ?"
     if db.execute(f"DELETE FROM members WHERE rowid IN ({found})", (now, limit)).rowcount >= limit:
         return True
+    db.execute(f"DELETE FROM bodies WHERE chord IN ({due})", (now,))
     return db.execute(f"DELETE FROM joins WHERE chord IN ({due})", (now,)).rowcount >= 100
 
 
-def _pack(body: Body) -> bytes:
-    packed: bytes = msgpack.packb(tuple(body))
+def pack_body(body: Body | None) -> bytes:
+    """A chord's body as a store keeps it; nothing for the one that is still to come."""
+    packed: bytes = b"" if body is None else msgpack.packb(tuple(body))
     return packed
+
+
+def unpack_body(packed: bytes) -> Body:
+    """The body that `pack_body` has packed. That of a complete chord is there: its first member has brought it."""
+    return Body(*msgpack.unpackb(packed))

@@ -1,8 +1,9 @@
 """Joins: the members of a chord hand in their outcomes, and whoever completes it sends the body. Design, section 4.
 
-A member's worker seals the body's message beforehand, without the results, and hands it in with its outcome. So the
-results service, which knows no App, only has to put the results in front of the body's arguments. Every member
-brings the same body under the same unique: a join that is completed twice, after a crash, sends it twice under one id,
+The first member's worker seals the body's message beforehand, without the results, and hands it in with its outcome.
+So the results service, which knows no App, only has to put the results in front of the body's arguments. The store
+keeps the body until all members are in, whichever of them comes last; the members of an earlier gtask bring it all, and
+the first to come stands. A join that is completed twice, after a crash, sends the body twice under one id and unique,
 and its first result stands.
 """
 
@@ -45,13 +46,16 @@ class Body(NamedTuple):
 
 
 class Join(NamedTuple):
-    """One member's outcome for the chord `group`: the one at `position`, from 0, of `size` members."""
+    """One member's outcome for the chord `group`: the one at `position`, from 0, of `size` members.
+
+    The `body` is brought by the one at 0, and may be by others.
+    """
 
     group: str
     position: int
     size: int
     record: Record
-    body: Body
+    body: Body | None
 
 
 class Failed(NamedTuple):

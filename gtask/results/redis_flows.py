@@ -24,8 +24,8 @@ from gtask.results.asking import RESTART
 from gtask.results.base import Mark, Marks, Weakness
 from gtask.results.batches import CHUNK, chunks, cut
 from gtask.results.checks import MAX_TTL, STATES, check_record, is_id
-from gtask.results.joining import follow_up
-from gtask.results.joins import Body, Join
+from gtask.results.joining import follow_up, pack_body, unpack_body
+from gtask.results.joins import Join
 from gtask.results.keyed import Acquire, Claim, Count, Keyed, Release, Take, Unclaim, Value
 from gtask.results.redis_scripts import SHA, Names
 from gtask.results.waits import LINGER, LINGER_IDS
@@ -212,7 +212,7 @@ class Flows:
         check_join(join, ttl)
         name = self.names.of("join", join.group)
         member = msgpack.packb([join.record.id, str(join.record.state), join.record.body])
-        words = [join.position, join.size, msgpack.packb(tuple(join.body)), member, _milliseconds(ttl)]
+        words = [join.position, join.size, pack_body(join.body), member, _milliseconds(ttl)]
         answer = yield from self._script(scripts.JOIN, [name], words)
         if len(answer) == 1:
             log.error(
@@ -220,7 +220,7 @@ class Flows:
             )
         if len(answer) < 2:
             return None
-        body = Body(*msgpack.unpackb(answer[1]))
+        body = unpack_body(answer[1])
         if (yield from self.get([body.id], True)):
             return None
         members: list[Record] = []

@@ -148,15 +148,16 @@ return answer
 """KEYS: as for MARK. ARGV: an era; era and number of the cursor; how many. The answer: era, number; then id, stop."""
 
 JOIN: Final = """
-if redis.call('HSETNX', KEYS[1], 'size', ARGV[2]) == 1 then
-  redis.call('HSET', KEYS[1], 'body', ARGV[3])
-end
+redis.call('HSETNX', KEYS[1], 'size', ARGV[2])
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[5]) then
   redis.call('PEXPIRE', KEYS[1], ARGV[5])
 end
 local size = tonumber(redis.call('HGET', KEYS[1], 'size'))
 if tonumber(ARGV[1]) >= size then
   return {size}
+end
+if ARGV[3] ~= '' then
+  redis.call('HSETNX', KEYS[1], 'body', ARGV[3])
 end
 if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[4]) == 1 then
   if redis.call('HINCRBY', KEYS[1], 'arrived', 1) == size then
@@ -168,7 +169,7 @@ if redis.call('HGET', KEYS[1], 'by') ~= ARGV[1] then
 end
 return {size, redis.call('HGET', KEYS[1], 'body')}
 """
-"""KEYS: the chord. ARGV: position, size, body, member, milliseconds.
+"""KEYS: the chord. ARGV: position, size, body or nothing, member, milliseconds.
 
 The answer: its size where it has no such position, nothing where there is nothing to do, else its size and its body."""
 

@@ -16,7 +16,6 @@ from functools import partial
 from secrets import token_hex
 from typing import Final
 
-import msgpack
 from sqlalchemy import Connection, Delete, Table, delete, select, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -26,8 +25,8 @@ from gtask.results.asking import RESTART
 from gtask.results.base import Mark, Marks, Weakness, no_marks
 from gtask.results.batches import CHUNK, chunks, cut, folded
 from gtask.results.checks import MAX_TTL, STATES, check_record
-from gtask.results.joining import follow_up
-from gtask.results.joins import Body, Join
+from gtask.results.joining import follow_up, pack_body, unpack_body
+from gtask.results.joins import Join
 from gtask.results.keyed import Acquire, Claim, Count, Keyed, KeyedStore, Release, Take, Unclaim, Value, next_full
 from gtask.results.polling import Poll, apoll, poll
 from gtask.results.sql_database import SqlDatabase
@@ -230,14 +229,17 @@ class SqlStore(KeyedStore):
     def _join(self, join: Join, ttl: float, db: Connection) -> Submission | None:
         joins, members, now = self._tables.joins, self._tables.members, self._base.now(db)
         chord, position = join.group, join.position
-        row = {"chord": chord, "size": join.size, "body": msgpack.packb(tuple(join.body))}
+        row = {"chord": chord, "size": join.size, "body": pack_body(join.body)}
         expires = now + min(max(0.0, ttl), MAX_TTL)
         db.execute(self._tables.lock_join, {**row, "arrived": 0, "completed_by": -1, "expires": expires})
-        kept = (joins.c.size, joins.c.body, joins.c.arrived, joins.c.completed_by)
-        size, packed, arrived, completed_by = db.execute(select(*kept).where(joins.c.chord == chord)).one()
+        kept = (joins.c.size, joins.c.arrived, joins.c.completed_by)
+        size, arrived, completed_by = db.execute(select(*kept).where(joins.c.chord == chord)).one()
         if position >= size:
             log.error("Member %d of the chord %s is not counted: it has %d members.", position, chord, size)
             return None
+        if row["body"]:
+            missing = update(joins).where(joins.c.chord == chord, joins.c.body == b"")
+            db.execute(missing.values(body=row["body"]))
         of = members.c.chord == chord
         if db.execute(select(members.c.position).where(of, members.c.position == position)).first() is None:
             record = join.record
@@ -249,7 +251,7 @@ class SqlStore(KeyedStore):
             db.execute(change.values(arrived=arrived, completed_by=completed_by))
         if completed_by != position:
             return None
-        body = Body(*msgpack.unpackb(bytes(packed)))
+        body = unpack_body(bytes(db.execute(select(joins.c.body).where(joins.c.chord == chord)).scalar_one()))
         if self._select([body.id], True, db):
             return None
         rows = db.execute(select(members.c.id, members.c.state, members.c.body).where(of).order_by(members.c.position))

@@ -61,7 +61,7 @@ ON CONFLICT (id) DO UPDATE SET state = ?2, ready = ?3, body = ?4, expires = ?5
 WHERE NOT results.ready OR results.expires <= ?6
 """
 
-VERSIONS: Final = (_TABLES + joining.TABLES, tables.TABLES)
+VERSIONS: Final = (_TABLES + joining.TABLES, tables.TABLES, joining.BODIES)
 """The tables of the first file, and what each later version adds to them."""
 
 T = TypeVar("T")

@@ -1,12 +1,12 @@
 """What travels between callers, workers and the results service: items, asks and answers. Design, section 4.
 
 Two functions on the job server. The workload of a `PUT` job (background) is one msgpack item after another, each
-``[id, state, body, ttl]``; for a member of a chord ``{"join": [chord, position, size, record, body], "ttl"}``; for a
-task that is revoked ``{"revoke": record, "terminate", "ttl"}``. So the items of many tasks are joined by joining their
-bytes. The workload of a `WAIT` job (foreground) is a map: ``{"ids", "timeout", "mode"}``, ``{"revoked": cursor,
-"timeout"}``, or a question about a key (`gtask.results.keyed`). It is answered with ``{"records", "more"}``,
-``{"marks", "cursor"}``, ``{"id"}`` (a claim), ``{"value"}`` or ``{"error"}``. Everything that comes from the wire is
-checked here before anything is built from it.
+``[id, state, body, ttl]``; for a member of a chord ``{"join": [chord, position, size, record, body], "ttl"}``, where
+the body is that of the chord, or nil if the position is not 0; for a task that is revoked ``{"revoke": record,
+"terminate", "ttl"}``. So the items of many tasks are joined by joining their bytes. The workload of a `WAIT` job
+(foreground) is a map: ``{"ids", "timeout", "mode"}``, ``{"revoked": cursor, "timeout"}``, or a question about a key
+(`gtask.results.keyed`). It is answered with ``{"records", "more"}``, ``{"marks", "cursor"}``, ``{"id"}`` (a claim),
+``{"value"}`` or ``{"error"}``. Everything that comes from the wire is checked here before anything is built from it.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def check_join(join: Join, ttl: float) -> None:
     """Refuses a member of a chord that cannot be counted, with `EncodeError`."""
     check_record(join.record, ttl)
     try:
-        _join([join.group, join.position, join.size, _plain(join.record), list(join.body)])
+        _join(_plain_join(join))
     except DecodeError as error:
         raise EncodeError(f"A member of the chord {join.group!r:.80} cannot be handed in: {error}.") from error
 
@@ -118,8 +118,7 @@ def encode_item(record: Record, ttl: float) -> bytes:
 def encode_join(join: Join, ttl: float) -> bytes:
     """One item of a `PUT` job for a member of a chord; raises `EncodeError` when it cannot be counted."""
     check_join(join, ttl)
-    plain = [join.group, join.position, join.size, _plain(join.record), list(join.body)]
-    return _pack({"join": plain, "ttl": min(float(ttl), MAX_TTL)})
+    return _pack({"join": _plain_join(join), "ttl": min(float(ttl), MAX_TTL)})
 
 
 def encode_revoke(record: Record, terminate: bool, ttl: float) -> bytes:
@@ -182,14 +181,20 @@ def _join(value: Any) -> Join:
         raise DecodeError(f"its chord is {chord!r:.80}")
     if not (type(position) is int and type(size) is int and 0 <= position < size <= MAX_MEMBERS):
         raise DecodeError(f"it is member {position!r:.20} of {size!r:.20}")
-    if not isinstance(body, list) or len(body) != 6:
-        raise DecodeError("the body of a chord is a list of six")
-    id, function, unique, priority, workload, immutable = body
+    if body is None and position > 0:
+        return Join(chord, position, size, _record(record), None)
+    return Join(chord, position, size, _record(record), _body(body))
+
+
+def _body(value: Any) -> Body:
+    if not isinstance(value, list) or len(value) != 6:
+        raise DecodeError("the body of a chord, which its first member brings, is a list of six")
+    id, function, unique, priority, workload, immutable = value
     if not is_id(id) or not _is_name(function, MAX_FUNCTION) or not _is_name(unique, MAX_UNIQUE):
         raise DecodeError("the body of the chord has names that a job server cannot take")
     if priority not in tuple(Priority) or not isinstance(workload, bytes) or not isinstance(immutable, bool):
         raise DecodeError("the body of the chord is none")
-    return Join(chord, position, size, _record(record), Body(id, function, unique, priority, workload, immutable))
+    return Body(id, function, unique, priority, workload, immutable)
 
 
 def _is_name(name: Any, most: int) -> bool:
@@ -323,6 +328,11 @@ def cut_items(items: Sequence[bytes], most: int, size: int) -> Iterable[bytes]:
 
 def _plain(record: Record) -> list[Any]:
     return [record.id, str(record.state), record.body]
+
+
+def _plain_join(join: Join) -> list[Any]:
+    body = None if join.body is None else list(join.body)
+    return [join.group, join.position, join.size, _plain(join.record), body]
 
 
 def _pack(value: object) -> bytes:

@@ -39,13 +39,23 @@ def result(value: object) -> Record:
     return outcome_to_record(Outcome(new_id(), State.SUCCESS, value))
 
 
-def chord_of(records: Sequence[Record]) -> list[Join]:
-    """The members of a chord whose body takes their results and the word "and"."""
+def chord_of(records: Sequence[Record], *, all_bring: bool = False) -> list[Join]:
+    """The members of a chord whose body takes their results and the word "and"; the first one brings it, or all do."""
     id, function = new_id(), "add_up"
     message = encode_message(Message(id, function, ("and",)))
     body = Body(id, function, new_id(), str(Priority.HIGH), message)
     chord = new_id()
-    return [Join(chord, position, len(records), record, body) for position, record in enumerate(records)]
+    return [
+        Join(chord, position, len(records), record, body if all_bring or position == 0 else None)
+        for position, record in enumerate(records)
+    ]
+
+
+def body_of(joins: Sequence[Join]) -> Body:
+    """The body that the first member of a chord brings."""
+    body = joins[0].body
+    assert body is not None
+    return body
 
 
 class ClaimsContract:
@@ -106,9 +116,33 @@ class JoinsContract:
         joins = chord_of([result(number) for number in range(5)])
         assert self.handed_in(store, [joins[3], joins[0], joins[4], joins[1]]) == []
         (job,) = self.handed_in(store, [joins[2]])
-        body = joins[0].body
+        body = body_of(joins)
         assert (job.function, job.unique, job.priority) == (body.function, body.unique, Priority.HIGH)
         assert decode_message(job.function, job.workload).args == ([0, 1, 2, 3, 4], "and")
+
+    def test_the_body_may_come_at_any_time(self, store: ResultStore) -> None:
+        """It is brought by one member: the first to come, one between others, or the last, without which all wait."""
+        for order in ((0, 1, 2), (2, 0, 1), (2, 1, 0)):
+            joins = chord_of([result(number) for number in range(3)])
+            assert self.handed_in(store, [joins[place] for place in order[:2]]) == []
+            last = joins[order[2]]
+            jobs = self.handed_in(store, [last])
+            # Whoever completes it has the job again, with the body or without.
+            jobs += self.handed_in(store, [joins[order[0]], joins[order[1]], last])
+            assert [job.unique for job in jobs] == [body_of(joins).unique] * 2
+            for job in jobs:
+                assert decode_message(job.function, job.workload).args == ([0, 1, 2], "and")
+
+    def test_all_members_may_bring_the_body(self, store: ResultStore) -> None:
+        """As those of an earlier gtask do, also among others that do not: the first to come stands."""
+        all_bring = chord_of([result(number) for number in range(3)], all_bring=True)
+        assert self.handed_in(store, [all_bring[2], all_bring[1]]) == []
+        (job,) = self.handed_in(store, [all_bring[0]._replace(body=body_of(all_bring)._replace(unique=new_id()))])
+        assert job.unique == body_of(all_bring).unique
+        mixed = chord_of([result(number) for number in range(3)])
+        with_body = mixed[1]._replace(body=body_of(mixed))
+        (job,) = self.handed_in(store, [mixed[2], with_body, mixed[0]])
+        assert decode_message(job.function, job.workload).args == ([0, 1, 2], "and")
 
     def test_a_member_counts_once(self, store: ResultStore) -> None:
         """It may be run again by another worker; its first outcome is the one that counts."""
@@ -124,8 +158,8 @@ class JoinsContract:
         self.handed_in(store, joins)
         assert self.handed_in(store, [joins[0]]) == []
         (job,) = self.handed_in(store, [joins[1]])
-        assert job.unique == joins[0].body.unique
-        store.put([Record(joins[0].body.id, State.SUCCESS)], TTL)
+        assert job.unique == body_of(joins).unique
+        store.put([Record(body_of(joins).id, State.SUCCESS)], TTL)
         settle(store)
         assert self.handed_in(store, joins) == []
 
@@ -133,13 +167,13 @@ class JoinsContract:
         """Once all are in, with the member's error; nothing is submitted."""
         failed = outcome_to_record(Outcome(new_id(), State.FAILURE, error=ErrorInfo("ValueError", "no such order")))
         joins = chord_of([result(0), failed, result(2)])
-        body = joins[0].body.id
-        assert self.handed_in(store, joins[:2]) == []
+        body = body_of(joins).id
+        assert self.handed_in(store, joins[1:]) == []
         settle(store)
         assert store.get([body]) == {}
         with ThreadPoolExecutor(1) as pool:
             wait = pool.submit(store.wait, [body], PATIENCE)
-            assert self.handed_in(store, joins[2:]) == []
+            assert self.handed_in(store, joins[:1]) == []
             outcome = record_to_outcome(wait.result(PATIENCE)[body])
         assert outcome.state is State.FAILURE
         assert outcome.error is not None
@@ -159,7 +193,8 @@ class JoinsContract:
         bad = [
             join._replace(position=1),
             join._replace(group=""),
-            join._replace(body=join.body._replace(function="a b")),
+            join._replace(body=body_of([join])._replace(function="a b")),
+            join._replace(body=None),
         ]
         for one in bad:
             with pytest.raises(EncodeError):

@@ -20,7 +20,7 @@ from gtask.publish import FAR, SOON, Later, later_submission, unpack_later
 from gtask.results import SqliteStore
 from gtask.runner import Runner
 from gtask.signing import Keyring, Kind, is_signed, proof_of
-from gtask.testing.joins import TTL, chord_of, result
+from gtask.testing.joins import TTL, body_of, chord_of, result
 from gtask.types import Submission
 from gtask.worker.job import End, Ending, Job
 from tests.app.helpers import NOWHERE, foreign, run_one, seal
@@ -206,10 +206,10 @@ def test_a_store_signs_the_body_of_a_chord_anew(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "results.db")
     store.keys = Keyring({"k2": "a newer secret of bytes", "k1": SECRET})
     joins = chord_of([result(1), result(2)])
-    body = joins[0].body
+    body = body_of(joins)
     sealed = body._replace(workload=KEYS.sign(body.function, body.workload, 0.0))
     assert store.join(joins[0]._replace(body=sealed), TTL) is None
-    job = store.join(joins[1]._replace(body=sealed), TTL)
+    job = store.join(joins[1], TTL)
     assert job is not None
     opened = Keyring({"k2": "a newer secret of bytes"}).open(job.function, job.workload).workload
     assert opened.startswith(b"\x85\xa5gtask")
@@ -225,7 +225,7 @@ def test_a_store_completes_no_chord_whose_body_is_forged(tmp_path: Path) -> None
         Keyring({"k1": "another secret of bytes"}).sign("f", b"", 0.0),
     ):
         (join,) = chord_of([result(1)])
-        body = join.body if workload is None else join.body._replace(workload=workload)
+        body = body_of([join]) if workload is None else body_of([join])._replace(workload=workload)
         assert store.join(join._replace(body=body), TTL) is None
         (record,) = store.get([body.id]).values()
         assert record.state is State.FAILURE
@@ -235,7 +235,8 @@ def test_a_store_completes_no_chord_whose_body_is_forged(tmp_path: Path) -> None
 def test_a_store_without_keys_cannot_complete_a_signed_chord(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "results.db")
     (join,) = chord_of([result(1)])
-    body = join.body._replace(workload=KEYS.sign(join.body.function, join.body.workload, 0.0))
+    body = body_of([join])
+    body = body._replace(workload=KEYS.sign(body.function, body.workload, 0.0))
     assert store.join(join._replace(body=body), TTL) is None
     assert b"no keys here" in store.get([body.id])[body.id].body
     store.close()

@@ -123,6 +123,9 @@ def record(found: Record) -> None:
 
 def join(found: Join) -> None:
     """A chord that this member completes, with keys and without."""
+    if found.body is None:
+        assert found.position
+        return
     for keys in (None, KEYS):
         body = found.body
         if keys is not None:
@@ -174,6 +177,7 @@ def seeds() -> list[bytes]:
         encode_join(Join("g", 0, 1, done, body), 60.0),
         encode_revoke(failed, True, 60.0),
         encode_join(Join("g", 0, 1, failed, body._replace(immutable=True)), 60.0),
+        encode_join(Join("g", 1, 2, done, None), 60.0),
     ]
     return [
         *(b"\0" + one for one in put),

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from gtask.errors import ConfigurationError, ResultError
+from gtask.message import decode_message
 from gtask.results import joins, sqlite, tables
 from gtask.results.base import Mark, ResultStore
 from gtask.results.file import _inherited as inherited
@@ -21,7 +23,7 @@ from gtask.results.records import record_to_outcome
 from gtask.results.sqlite import SqliteStore
 from gtask.states import Record, State
 from gtask.testing.contracts import PATIENCE, TTL, ResultStoreContract, new_id, wait_for_all
-from gtask.testing.joins import chord_of, result
+from gtask.testing.joins import body_of, chord_of, result
 from gtask.testing.programs import wait_until
 
 # Python 3.12 and later warn of any fork in a process with threads; that is what is tested here.
@@ -228,6 +230,10 @@ def test_a_file_of_an_older_gtask(path: Path) -> None:
     db = sqlite3.connect(path)
     db.executescript(sqlite.VERSIONS[0])
     db.execute("INSERT INTO results VALUES ('a', 'SUCCESS', 1, x'34', 9e9)")
+    first, second = chord_of([result(1), result(2)], all_bring=True)
+    group, record, body = first.group, first.record, msgpack.packb(tuple(body_of([first])))
+    db.execute("INSERT INTO joins VALUES (?, 2, ?, 1, NULL, 9e9)", (group, body))
+    db.execute("INSERT INTO members VALUES (?, 0, ?, 'SUCCESS', ?)", (group, record.id, record.body))
     db.execute(f"PRAGMA application_id = {sqlite.APPLICATION}")
     db.execute("PRAGMA user_version = 1")
     db.commit()
@@ -238,6 +244,9 @@ def test_a_file_of_an_older_gtask(path: Path) -> None:
         assert store.count("key", TTL) == 2
         store.revoke([Record("b", State.REVOKED)], True, TTL)
         assert other.revoked("", PATIENCE).marks == [Mark("b", True)]
+        job = store.join(second, TTL)
+        assert job is not None
+        assert decode_message(job.function, job.workload).args == ([1, 2], "and")
 
 
 def test_marks_of_another_file_are_read_from_the_beginning(path: Path) -> None:
@@ -325,9 +334,10 @@ def test_a_wait_for_another_connection_is_short(path: Path) -> None:
 def test_a_body_that_cannot_be_read_fails(store: SqliteStore) -> None:
     """Whoever waits for it is told, and nothing is submitted."""
     (join,) = chord_of([result(1)])
-    broken = join._replace(body=join.body._replace(workload=join.body.workload[:-3]))
+    body = body_of([join])
+    broken = join._replace(body=body._replace(workload=body.workload[:-3]))
     assert store.join(broken, TTL) is None
-    (record,) = store.wait([join.body.id], PATIENCE).values()
+    (record,) = store.wait([body.id], PATIENCE).values()
     assert record.state is State.FAILURE
 
 
@@ -336,7 +346,8 @@ def test_results_that_fit_into_no_packet_fail_the_body(store: SqliteStore, monke
     monkeypatch.setattr(joins, "MAX_WORKLOAD", 100_000)
     members = chord_of([result("x" * 60_000) for _ in range(2)])
     assert [store.join(join, TTL) for join in members] == [None, None]
-    outcome = record_to_outcome(store.wait([members[0].body.id], PATIENCE)[members[0].body.id])
+    body = body_of(members)
+    outcome = record_to_outcome(store.wait([body.id], PATIENCE)[body.id])
     assert outcome.error is not None
     assert "too many for the one packet" in outcome.error.message
 
@@ -349,7 +360,7 @@ def test_a_member_of_another_size_of_chord_is_not_counted(store: SqliteStore) ->
     assert store.join(large[4], TTL) is None
     job = store.join(small[1], TTL)
     assert job is not None
-    assert job.unique == small[0].body.unique
+    assert job.unique == body_of(small).unique
 
 
 def test_chords_and_claims_leave_the_file_with_their_time(store: SqliteStore) -> None:
@@ -366,6 +377,6 @@ def test_chords_and_claims_leave_the_file_with_their_time(store: SqliteStore) ->
     while store.sweep():
         pass
     with store._file.use() as db:
-        for table, rows in {**dict.fromkeys(tables.SWEPT, 0), "joins": 1, "members": 1}.items():
+        for table, rows in {**dict.fromkeys(tables.SWEPT, 0), "joins": 1, "bodies": 1, "members": 1}.items():
             assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (rows,)
     assert store.join(kept[1], TTL) is not None

@@ -119,6 +119,8 @@ def test_members_of_chords_travel_among_records() -> None:
     record = Record("a", State.SUCCESS, b"y")
     workload = wire.encode_item(record, 5.0) + wire.encode_join(join, 6.0) + wire.encode_item(record, 7.0)
     assert wire.decode_items(workload) == ([Item(record, 5.0), JoinItem(join, 6.0), Item(record, 7.0)], [])
+    without = join._replace(body=None)
+    assert wire.decode_items(wire.encode_join(without, 6.0)) == ([JoinItem(without, 6.0)], [])
 
 
 @pytest.mark.parametrize(
@@ -130,6 +132,8 @@ def test_members_of_chords_travel_among_records() -> None:
         {"position": True},
         {"size": 10**9},
         {"record": Record("", State.SUCCESS)},
+        {"body": None},
+        {"body": None, "position": 3},
         {"body": Body("", "add_up", "u", "normal", b"")},
         {"body": Body("b", "add up", "u", "normal", b"")},
         {"body": Body("b", "add\0up", "u", "normal", b"")},

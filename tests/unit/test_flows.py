@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gtask.codecs import pack
 from gtask.errors import DecodeError
-from gtask.flows import MAX_NESTING, First, flow_of, place_of, rest_of, signatures, start
+from gtask.flows import MAX_NESTING, First, Place, flow_of, place_of, rest_of, signatures, start
 from gtask.message import SignatureData
 from gtask.results.joins import failed_of, records_behind
 from gtask.states import ErrorInfo, Outcome, State
@@ -41,12 +42,25 @@ def test_a_group_that_is_followed_starts_as_a_chord() -> None:
     firsts = start([side([step("a"), step("a2")], [step("b")]), *body], (1,), {"id": "outer"})
     assert names(firsts) == ["a", "b"]
     assert [first.rest for first in firsts] == [[step("a2")], []]
-    for index, first in enumerate(firsts):
-        place = place_of({**(first.chord or {}), "chord": None})
-        assert (place.id, place.position, place.size, place.body.id) == ("body", index, 2, "body")
-        assert place.rest == [body[1]]
-        assert first.chord is not None
-        assert first.chord["chord"] == {"id": "outer"}
+    first, second = (place_of(one.chord) for one in firsts)
+    assert (first.id, first.position, first.size) == ("body", 0, 2)
+    assert first.body is not None
+    assert (first.body.id, first.rest, first.chord) == ("body", [body[1]], {"id": "outer"})
+    assert second == Place("body", 1, 2, None, [], None)
+
+
+def test_what_follows_a_group_travels_with_its_first_member_alone() -> None:
+    flow = [side(*([step("a")] for _ in range(50))), step("b"), side(*([step("c")] for _ in range(50))), step("d")]
+    first, *others = (len(pack(one.chord)) for one in start(flow))
+    assert first > 50 * len(pack(step("c")))
+    assert max(others) < 50
+
+
+def test_a_place_as_an_earlier_gtask_sends_it_is_read() -> None:
+    """Whichever member it is of, the body is there, and is handed in."""
+    place = place_of({"id": "body", "index": 1, "size": 2, "body": [step("body"), step("next")], "chord": {"id": "o"}})
+    assert place.body is not None
+    assert (place.position, place.body.id, place.rest, place.chord) == (1, "body", [step("next")], {"id": "o"})
 
 
 def test_a_group_in_a_group_starts_as_a_chord_in_a_chord() -> None:
@@ -58,6 +72,11 @@ def test_a_group_in_a_group_starts_as_a_chord_in_a_chord() -> None:
     outer = firsts[2].chord
     assert outer is not None
     assert (outer["id"], outer["index"], "chord" in outer) == ("outer", 1, False)
+    assert [sorted(first.chord or {}) for first in firsts] == [
+        ["body", "chord", "id", "index", "size"],
+        ["id", "index", "size"],
+        ["id", "index", "size"],
+    ]
 
 
 def test_a_group_at_the_end_goes_its_own_way() -> None:
@@ -119,6 +138,8 @@ def test_what_is_no_flow_is_refused(flow: Any) -> None:
         {"body": []},
         {"id": "other"},
         {"body": 1},
+        {"body": None},
+        {"body": None, "index": 1},
     ],
 )
 def test_what_is_no_place_is_refused(change: dict[str, Any]) -> None:
@@ -126,6 +147,11 @@ def test_what_is_no_place_is_refused(change: dict[str, Any]) -> None:
     assert place_of(good).chord is None
     with pytest.raises(DecodeError):
         place_of({**good, **change})
+    other = {"id": "body", "index": 1, "size": 2}
+    assert place_of(other).body is None
+    for bad in ({"index": 0}, {"index": True}, {"index": 2}, {"size": 0}, {"id": 5}):
+        with pytest.raises(DecodeError):
+            place_of({**other, **bad})
 
 
 def test_what_stands_behind_fails_with_the_cause() -> None:
