@@ -18,7 +18,7 @@ from gtask.errors import (
     TaskExpired,
     TaskFailed,
 )
-from gtask.layout import _handle
+from gtask.layout import _handle, lay_out_canvas
 from gtask.message import CANVAS, Message, encode_message
 from gtask.results import SqliteStore
 from gtask.sendable import Canvas
@@ -308,6 +308,54 @@ def test_a_body_in_an_outer_chord_hands_its_members_failure_on(shop: Shop) -> No
     assert len({what["id"] for what in shop.heard}) == 1
 
 
+def chord_in_a_group(shop: Shop, late: int, bad: int | None = None) -> Canvas:
+    """A group of three chords of three, and two more steps; the members at a place end late, and one fails."""
+    members = [shop.add.s(place) if place != bad else shop.divide.s(1, 0) for place in range(3)]
+    members[late] = members[late].set(countdown=0.1)
+    inner = [group(members) | shop.total.s(more) for more in range(3)]
+    inner[late] |= shop.flaky.s()
+    return group(inner) | group(shop.total.s(), shop.total.s(100)) | shop.total.s()
+
+
+@pytest.mark.parametrize("late", range(3))
+def test_a_chord_ends_whichever_member_is_the_last(shop: Shop, late: int) -> None:
+    """The first one, which brings what follows, or another that waits for it."""
+    assert get(chord_in_a_group(shop, late)) == 2 * (3 + 4 + 5 + 1) + 100
+
+
+@pytest.mark.parametrize(("late", "bad"), [(0, 0), (0, 2), (2, 0), (2, 2)])
+def test_a_failure_is_told_whichever_member_is_the_last(shop: Shop, late: int, bad: int) -> None:
+    handle = chord_in_a_group(shop, late, bad).link_error(shop.hear.s()).delay()
+    with pytest.raises(ZeroDivisionError):
+        handle.get(timeout=LIMIT)
+    wait_until(lambda: shop.heard, LIMIT, "the errback")
+    assert get(shop.add.s(1)) == 1
+    assert [what["task"] for what in shop.heard] == ["divide"]
+
+
+@pytest.mark.parametrize("which", [slice(None), slice(None, None, 2), slice(-1, None)])
+def test_messages_of_an_earlier_gtask_are_read(shop: Shop, which: slice) -> None:
+    """Their members all bring what follows; among others that do not, and twice, as a job server may hand them out."""
+    layout = lay_out_canvas(shop.app, chord_in_a_group(shop, 2))
+    places = [place for sending in layout.sendings for place in _places(sending.message.headers["chord"])]
+    whole = {place["id"]: place for place in places if "body" in place}
+    for sending in layout.sendings[which]:
+        for place in _places(sending.message.headers["chord"]):
+            follows = whole[place["id"]]
+            place.update({name: follows[name] for name in ("body", "chord") if name in follows})
+    jobs = [shop.app.publisher.seal(sending) for sending in layout.sendings]
+    shop.app._sender.client.submit_many([*jobs, *jobs])
+    assert isinstance(layout.handle, AsyncResult)
+    assert layout.handle.get(timeout=LIMIT) == 126
+
+
+def _places(chord: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """A place in a chord, and those of the chords around it."""
+    while chord is not None:
+        yield chord
+        chord = chord.get("chord")
+
+
 def test_a_retry_is_no_failure(shop: Shop) -> None:
     canvas = (group(shop.flaky.s(1), shop.add.s(2) | shop.flaky.s()) | shop.total.s()).link_error(shop.hear.s())
     assert get(canvas) == 5
@@ -461,6 +509,21 @@ def test_a_message_grows_with_what_is_to_come_and_no_faster(shop: Shop) -> None:
     print(f"chains of 10 to 80: {largest} bytes")
     assert max(steps) - min(steps) < 4
     assert largest[0] < 2000
+
+
+def test_what_follows_a_group_travels_once(shop: Shop) -> None:
+    """With the first member, and to the second group with its own first."""
+    weigh, count = shop.weigh, 100
+    shop.sizes.clear()
+    assert get(group(weigh.s() for _ in range(count)) | group(weigh.s() for _ in range(count)) | weigh) == 1
+    first, second = sorted(shop.sizes[:count]), sorted(shop.sizes[count : 2 * count])
+    print(f"a group of {count} before another: {first[0]} to {first[-1]} bytes, then {second[0]} to {second[-1]}")
+    assert (len(shop.sizes), len(second)) == (2 * count + 1, count)
+    assert 30 * count < first[-1] < 80 * count
+    assert first[-2] < 400
+    # Their argument is the list of the first group's results.
+    assert second[-2] < 400 + count
+    assert second[-1] < 500 + count
 
 
 def test_a_canvas_makes_a_trip_as_json(shop: Shop) -> None:

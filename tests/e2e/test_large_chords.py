@@ -1,4 +1,5 @@
-"""Chords of a thousand, some of whose parts are handed out twice: the body runs once, or the errback does."""
+"""Chords of a thousand, some of whose parts are handed out twice: the body runs once, or the errback does. And a large
+group before another one, whose messages the job server has to hold."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from gtask.sendable import Canvas
 from gtask.testing.processes import admin, gearmand, job_server, worker
 from gtask.testing.programs import wait_until
 from gtask.testing.requirements import require
+from tests.e2e.canvas_tasks import make as canvas_app
 from tests.e2e.conftest import LIMIT, ROOT, results_service
 from tests.e2e.large import make
 from tests.e2e.tasks import lines
@@ -23,6 +25,12 @@ from tests.e2e.tasks import lines
 PARTS = 1000
 TWICE = 20
 """Every so many-th part is sent again while it may be running, and when the whole has ended."""
+
+MEMBERS = 600
+"""Of each of two groups that follow each other."""
+
+MEMORY = 16 * 1024 * 1024
+"""Bytes that the job server may grow by for these; it took 33 million when every member brought what follows."""
 
 KILLS = 100
 """Every so many-th part kills its process: the job server hands it out again."""
@@ -81,6 +89,33 @@ def test_a_chord_of_a_thousand_with_one_bad_part_calls_its_errback_once(large: L
     wait_for_the_end(app)
     assert lines(folder / "errback") == ["part: part 500 is bad"]
     assert not (folder / "bad").exists()
+
+
+def test_a_large_group_before_a_large_group_costs_no_more_than_both(tmp_path: Path) -> None:
+    """What follows the first group goes through the job server once; 3,000 and 3,000 are measured in docs/canvas.md."""
+    with ExitStack() as stack:
+        server = stack.enter_context(job_server(db=tmp_path / "queue.db", results=tmp_path / "results.db"))
+        stack.enter_context(worker("tests.e2e.canvas_tasks:app", cwd=ROOT, servers=server.url))
+        app = stack.enter_context(canvas_app(server.url))
+        square, count, tag = (app.tasks[name] for name in ("square", "count", "tag"))
+        first, second = group(square.s(n) for n in range(MEMBERS)), group(count.s() for _ in range(MEMBERS))
+        canvas = first | second | tag.s(0)
+        sizes = sorted(len(app.publisher.seal(one).workload) for one in lay_out_canvas(app, canvas).sendings)
+        print(f"{MEMBERS} messages with {sum(sizes)} bytes: {sizes[0]} to {sizes[-2]}, and one of {sizes[-1]}")
+        assert sizes[-2] < 300
+        assert sum(sizes) < MEMBERS * 400
+        before = memory(server.pid)
+        assert canvas.delay().get(timeout=LIMIT) == [0, [MEMBERS] * MEMBERS]
+        grown = memory(server.pid) - before
+        print(f"the job server's memory has grown by {grown} bytes")
+        assert grown < MEMORY
+
+
+def memory(pid: int) -> int:
+    """The most memory that a process has had, in bytes; 0 where nobody says it."""
+    status = Path(f"/proc/{pid}/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def send(app: App, canvas: Canvas) -> tuple[AsyncResult[Any], Callable[[], object]]:
