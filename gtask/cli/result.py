@@ -87,7 +87,8 @@ def _show(app: App, result: AsyncResult[Any], state: State, outcome: Outcome | N
         return
     for key, value in _rows(outcome):
         click.echo(f"{key:<7} {value}")
-    if outcome.error is not None and outcome.error.traceback:
+    # What was revoked, or expired, before it ran has the line of its error alone, which stands above.
+    if outcome.error is not None and outcome.error.traceback and "\n" in outcome.error.traceback.rstrip():
         click.echo(remote_traceback(outcome.error.traceback), err=True)
 
 

@@ -23,7 +23,7 @@ def test_a_task_that_runs_is_stopped(house: House) -> None:
     done = run(house, "revoke", id, "--terminate")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{id} revoked\n", "")
     done = run(house, "result", id)
-    assert done.returncode == 1
+    assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.startswith("state   REVOKED\n")
     assert "TaskRevoked: The task was revoked before it finished." in done.stdout
     assert run(house, "call", "app:app", "double", "-a", "[2]").stdout == '"4"\n'
