@@ -48,6 +48,10 @@ def sequence_rule(annotation: Any, origin: Any, item: Rule | None) -> Rule:
         if not isinstance(value, accepted):
             raise refuse(annotation, value)
         if build is None and isinstance(value, str | bytes | dict):
+            # Kept as it came, so what its elements would have to be made of first does not fit.
+            same = type(value) is str and item is not None and str in item.exact
+            if not same and any(one is not given for one, given in zip(convert_items(value, item), value, strict=True)):
+                raise refuse(annotation, value)
             return value
         items = convert_items(value, item)
         kind = build or type(value)
