@@ -235,6 +235,8 @@ class App:
 
     def signature_over(self, task: BaseTask[..., R], kind: str, items: Iterable[Any] | None) -> Signature[list[R]]:
         """A signature of a task that runs over a list; `task.map(...)` is the way to write it."""
+        if items is not None and not isinstance(items, Iterable):
+            raise TypeError(f"{task.name}.{kind}() takes a list; {items!r:.80} is none.")
         # One that has its list takes no result before it.
         args = () if items is None else (list(items),)
         made: Signature[Any] = Signature(task, args, {}, {}, items is not None, kind)

@@ -92,6 +92,8 @@ class GroupChain(_Sequence, Grouped[R]):
     def __or__(self, other: Group[S] | GroupChain[S]) -> GroupChain[S]: ...
     @overload
     def __or__(self, other: BaseTask[Any, S] | Sendable[S]) -> Chain[S]: ...
+    @overload
+    def __or__(self, other: Linkable) -> Canvas: ...
     def __or__(self, other: Any) -> Any:
         return combine(self, other)
 
@@ -135,6 +137,8 @@ class Group(Grouped[R]):
     def __or__(self, other: Group[S] | GroupChain[S]) -> GroupChain[S]: ...
     @overload
     def __or__(self, other: BaseTask[Any, S] | Sendable[S]) -> Chord[S]: ...
+    @overload
+    def __or__(self, other: Linkable) -> Canvas: ...
     def __or__(self, other: Any) -> Any:
         return combine(self, other)
 
@@ -292,7 +296,7 @@ def chain(*steps: Any) -> Any:
 
     ``a | b`` is the same. They may be given as one iterable. What ends with a group has a list of results.
     """
-    if len(steps) == 1 and not isinstance(steps[0], Canvas | BaseTask):
+    if len(steps) == 1 and isinstance(steps[0], Iterable) and not isinstance(steps[0], Canvas | BaseTask):
         steps = tuple(steps[0])
     flat = tuple(node for step in steps for node in as_canvas(step).flow)
     if not flat:
@@ -314,11 +318,13 @@ def group(*members: Any) -> Group[Any]:
     A member may be a chain, a chord or a group; the result of a group in a group is a list in the list.
     """
     given: Iterable[Any] = members
-    if len(members) == 1 and not isinstance(members[0], Canvas | BaseTask):
+    if len(members) == 1 and isinstance(members[0], Iterable) and not isinstance(members[0], Canvas | BaseTask):
         given = members[0]
     flat = tuple(map(as_canvas, given))
     if not flat:
-        raise ConfigurationError("A group needs one member at least: group(calculate.s(i) for i in ids).")
+        raise ConfigurationError(
+            "A group needs one member at least: group(calculate.s(i) for i in ids). Ask first whether there are any."
+        )
     return Group(flat)
 
 
@@ -335,6 +341,8 @@ def chunks(task: BaseTask[..., R], items: Iterable[Sequence[Any]], size: int) ->
     """See `Task.chunks`."""
     if size < 1:
         raise ConfigurationError(f"chunks() of {task.name}: {size} is no number of items; write one above zero.")
+    if not isinstance(items, Iterable):
+        raise TypeError(f"chunks() of {task.name} takes a list; {items!r:.80} is none.")
     whole = list(items)
     if not whole:
         raise ConfigurationError(f"chunks() of {task.name} needs one item at least.")

@@ -161,13 +161,32 @@ _RETRY: Final = frozenset(f.name for f in fields(RetryPolicy))
 _OWN: Final = frozenset(f.name for f in fields(Options)) - {"retry"}
 
 
+_QUEUES: Final = "a task's queue is its name; run a worker on an App with the tasks it is to serve, or set namespace=."
+
+_ELSEWHERE: Final = {
+    **dict.fromkeys(("queue", "routing_key", "exchange"), _QUEUES),
+    **dict.fromkeys(
+        ("acks_late", "reject_on_worker_lost"), "it is always so: a job is its worker's until it has ended."
+    ),
+    **dict.fromkeys(("retry", "retry_policy"), "a call is sent to the next job server by itself when one is away."),
+    "retry_kwargs": "write max_retries= and default_retry_delay= on the task.",
+    "serializer": "messages are msgpack; codec= on a task says what callers in other languages get.",
+    "track_started": "it is not needed; ctx.progress() says how far a task is.",
+    "broker": "write servers='gearman://127.0.0.1:4730'.",
+    "backend": "write results='redis://...', or another store of docs/stores.md.",
+    "include": "import the modules with tasks in the one that the worker is given.",
+}
+"""What those who come from Celery write, and what it is here (docs/celery.md)."""
+
+
 def refuse_unknown(given: Iterable[str], known: Iterable[str], who: str, kind: str) -> None:
-    """Raises `UnknownOption` for a name that is not known, with the nearest one that is."""
+    """Raises `UnknownOption` for a name that is not known, with the nearest one that is, or what Celery's is here."""
     names = sorted(known)
     for name in given:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1, 0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"{kind} knows {', '.join(names)}."
+            hint = _ELSEWHERE.get(name, hint)
             raise UnknownOption(f"{who}: there is no option {name!r}; {hint}")
 
 

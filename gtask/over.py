@@ -33,7 +33,8 @@ def _calls(context: TaskContext, task: Task[..., Any]) -> list[Call]:
     if task.streams:
         raise BadArguments(f"{name}: a task that streams has no single result; use a group.")
     if len(args) != 1 or not isinstance(args[0], list | tuple):
-        raise BadArguments(f"{name} takes one list, and got {len(args)} arguments: {args!r:.80}.")
+        got = f"{args[0]!r:.80}" if len(args) == 1 else f"{len(args)} arguments: {args!r:.80}"
+        raise BadArguments(f"{name} takes one list, and got {got}.")
     calls: list[Call] = []
     for index, item in enumerate(args[0]):
         if over == "starmap" and not isinstance(item, list | tuple):

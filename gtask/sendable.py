@@ -114,6 +114,10 @@ class Canvas:
         """Another name for `link_error`."""
         return self.link_error(following)
 
+    def __or__(self, other: Linkable) -> Canvas:
+        combined: Canvas = self.app.combine(self, other)
+        return combined
+
     # --- as data ---------------------------------------------------------------------------------------------
 
     def _plain(self) -> dict[str, Any]:
@@ -160,6 +164,8 @@ class Sendable(Canvas, Generic[R]):
     def __or__(self, other: Group[S] | GroupChain[S]) -> GroupChain[S]: ...
     @overload
     def __or__(self, other: BaseTask[Any, S] | Sendable[S]) -> Chain[S]: ...
+    @overload
+    def __or__(self, other: Linkable) -> Canvas: ...
     def __or__(self, other: Any) -> Any:
         return self.app.combine(self, other)
 

@@ -146,6 +146,10 @@ class Signature(Sendable[R]):
         if args[0] is COMING:
             return
         for index, item in enumerate(args[0]):
+            if self.over == "starmap" and not isinstance(item, list | tuple):
+                raise BadArguments(
+                    f"Item {index} of {self.task.name}.starmap() is {item!r:.80}; it is a list of positional arguments."
+                )
             try:
                 arguments.check(tuple(item) if self.over == "starmap" else (item,), dict(self.kwargs))
             except TypeError as error:

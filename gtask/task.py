@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gtask.app import App
     from gtask.canvas import Chain, Chunks, Group, GroupChain
     from gtask.result import AsyncResult
-    from gtask.sendable import Sendable
+    from gtask.sendable import Canvas, Linkable, Sendable
     from gtask.signatures import Signature
     from gtask.streams import AsyncStream, Stream
 
@@ -156,6 +156,8 @@ class BaseTask(Generic[P, R]):
     def __or__(self, other: Group[S] | GroupChain[S]) -> GroupChain[S]: ...
     @overload
     def __or__(self, other: BaseTask[Any, S] | Sendable[S]) -> Chain[S]: ...
+    @overload
+    def __or__(self, other: Linkable) -> Canvas: ...
     def __or__(self, other: Any) -> Any:
         return self.app.combine(self, other)
 

@@ -179,7 +179,7 @@ def _options(facts: Facts) -> Iterator[Finding]:
             "options",
             "Its command line cannot be seen from here, so whether a job that kills its workers is handed out for ever "
             f"is not known{', nor whether it serves functions in turn' if old else ''}.",
-            f"See that it runs with --job-retries=3{' -R' if old else ''} {KEEPALIVE}.",
+            f"See that it runs with --job-retries=10{' -R' if old else ''} {KEEPALIVE}.",
         )
     else:
         yield from _known_options(options, old)
@@ -200,7 +200,7 @@ def _known_options(options: Mapping[str, str], old: bool) -> Iterator[Finding]:
             "job-retries",
             "A job that kills its worker is handed out again without end"
             + (f": of --job-retries={retries} only 8 bits count." if retries else "."),
-            "Run gearmand with --job-retries=3, or another number from 1 to 255.",
+            "Run gearmand with --job-retries=10, or another number up to 255; above 3, so that gtask gives up first.",
         )
     if old and "round-robin" not in options:
         yield warning(

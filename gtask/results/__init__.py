@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Final
+from typing import Final, overload
 
 from gtask.errors import ConfigurationError
 from gtask.results.base import DEFAULT_TTL, Carriage, Mark, Marks, ResultStore, Weakness
@@ -36,6 +36,24 @@ _DRIVERS: Final = {
 """What is meant by the name of a database alone."""
 
 
+@overload
+def open_store(
+    url: str | ResultStore,
+    servers: str | Server | Iterable[str | Server] | None = None,
+    tls: TLS | None = None,
+) -> ResultStore: ...
+@overload
+def open_store(
+    url: None,
+    servers: str | Server | Iterable[str | Server] | None = None,
+    tls: TLS | None = None,
+) -> None: ...
+@overload
+def open_store(
+    url: str | ResultStore | None,
+    servers: str | Server | Iterable[str | Server] | None = None,
+    tls: TLS | None = None,
+) -> ResultStore | None: ...
 def open_store(
     url: str | ResultStore | None,
     servers: str | Server | Iterable[str | Server] | None = None,

@@ -72,7 +72,9 @@ class RedisStore(KeyedStore):
         parts = urlsplit(url)
         options = dict(parse_qsl(parts.query))
         prefix = options.pop("prefix", PREFIX)
-        self._url = urlunsplit(parts._replace(query=urlencode(options)))
+        # Of a URL without a host urlunsplit() would leave nothing that redis-py takes for one.
+        netloc = parts.netloc or "localhost"
+        self._url = urlunsplit(parts._replace(netloc=netloc, query=urlencode(options)))
         self._where = f"{parts.hostname or 'localhost'}:{_port(parts) or 6379}"
         if parts.path.strip("/") and not parts.path.strip("/").isdigit():
             raise ConfigurationError(
@@ -82,6 +84,9 @@ class RedisStore(KeyedStore):
         try:
             retry = {"retry": Retry(NoBackoff(), 1, _AGAIN), "max_connections": MAX_CONNECTIONS}
             self._client = redis.Redis.from_url(self._url, **retry | _COMMANDS)
+            # An option that redis-py does not know it refuses only when it connects: here it is made, and not used.
+            pool = self._client.connection_pool
+            pool.connection_class(**pool.connection_kwargs)
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"The store redis://{self._where} cannot be used: {error}.") from None
         self._loops: RunVar[_Connected] = RunVar(f"gtask redis results {id(self)}")

@@ -137,6 +137,8 @@ def test_a_group_takes_members_or_an_iterable(add: Task[..., int]) -> None:
         group([])
     with pytest.raises(TypeError, match="neither a task nor a signature"):
         group(add.s(1), 5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="neither a task nor a signature"):
+        group(5)  # type: ignore[call-overload]
 
 
 def test_a_chord_is_a_group_and_a_body(add: Task[..., int]) -> None:

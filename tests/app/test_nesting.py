@@ -467,6 +467,12 @@ def test_items_that_do_not_fit_are_refused_before_anything_is_sent(shop: Shop) -
         shop.rows.map([1, 2]).delay()
     with pytest.raises(BadArguments, match="takes one list, and here are 0"):
         shop.add.map().delay()
+    with pytest.raises(BadArguments, match=r"Item 0 of divide.starmap\(\) is 1; it is a list of positional"):
+        shop.divide.starmap([1]).delay()  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"divide.map\(\) takes a list; 3 is none"):
+        shop.divide.map(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"chunks\(\) of divide takes a list; 3 is none"):
+        shop.divide.chunks(3, 3)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="lives in a worker of another language"):
         shop.app.function("php").map([1]).delay()
     with pytest.raises(ConfigurationError, match="above zero"):

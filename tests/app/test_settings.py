@@ -46,6 +46,11 @@ def test_a_variable_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch
         App("shop", NOWHERE)
 
 
+def test_a_setting_of_celery_is_told_what_it_is_here() -> None:
+    with pytest.raises(UnknownOption, match=r"no option 'broker'; write servers="):
+        App("shop", broker="amqp://")
+
+
 def test_an_unknown_setting_is_refused_with_the_nearest() -> None:
     with pytest.raises(UnknownOption, match="App 'shop': there is no option 'result_expire'; did you mean"):
         App("shop", NOWHERE, result_expire=1)  # type: ignore[call-arg]

@@ -68,6 +68,17 @@ def test_an_unknown_option_is_refused_with_the_nearest(app: App, option: str, ne
     assert not app.tasks
 
 
+@pytest.mark.parametrize(
+    ("option", "match"),
+    [("queue", "queue is its name"), ("acks_late", "always so"), ("retry_kwargs", "write max_retries=")],
+)
+def test_an_option_of_celery_is_told_what_it_is_here(app: App, option: str, match: str) -> None:
+    with pytest.raises(UnknownOption, match=match):
+        app.task(**{option: 1})(_function("f"))
+    with pytest.raises(UnknownOption, match=match):
+        app.task(_function("f")).s().set(**{option: 1})
+
+
 def test_an_option_like_no_other_is_told_all_of_them(app: App) -> None:
     with pytest.raises(UnknownOption, match=r"autoretry_for, .*unique"):
         app.task(zzz=1)(_function("f"))  # type: ignore[call-overload]

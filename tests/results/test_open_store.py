@@ -55,6 +55,7 @@ def test_sqlite_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("sqlite://results.db", "names no file"),
         ("redis://host:port", "has no port"),
         ("redis://host/db", "names none"),
+        ("redis://host/0?colour=red", "unexpected keyword argument 'colour'"),
         ("mysql://root:secret@localhost/x", r"did you mean mysql\+pymysql"),
         ("postgresql://localhost/x", r"did you mean postgresql\+psycopg"),
         ("gearman://host:port", "no job server's address"),
@@ -63,3 +64,10 @@ def test_sqlite_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_everything_else_is_refused_with_a_hint(url: str, match: str) -> None:
     with pytest.raises(ConfigurationError, match=match):
         open_store(url)
+
+
+def test_redis_without_a_host_is_that_of_this_one() -> None:
+    pytest.importorskip("redis")
+    store = open_store("redis://")
+    assert "localhost:6379" in repr(store)
+    store.close()

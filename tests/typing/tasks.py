@@ -26,6 +26,7 @@ from gtask import (
     chord,
     group,
 )
+from gtask.sendable import Canvas
 
 app = App("billing", servers=["gearman://127.0.0.1:4730"], results="gearman://")
 
@@ -182,6 +183,8 @@ def what_is_known_by_name_alone_is_untyped(data: Mapping[str, object]) -> None:
     """By a name, or as data from elsewhere."""
     assert_type(app.signature("elsewhere", (1,)), Signature[Any])
     app.signature(data).delay().get()
+    assert_type(calculate.s(1) | app.signature(data), Canvas)
+    assert_type(app.signature(data) | count, Canvas)
 
 
 def a_result_is_opened_again_by_its_id(task_id: str) -> None:
