@@ -154,6 +154,10 @@ class SoftTimeLimitExceeded(TaskError, TimeoutError):
     """The task ran longer than its `soft_time_limit`; raised inside the task, which may catch it to clean up."""
 
 
+class MaxRetriesExceeded(TaskError):
+    """The task asked to be run again, for no error that it named, and all of its retries are used up."""
+
+
 class WorkerLost(TaskError):
     """The task's process died each time it was run (`max_crashes` times), so it is not run again."""
 

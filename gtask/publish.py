@@ -261,10 +261,8 @@ class Publisher:
         message = sending.message
         for middleware in self._stack.publishing:
             manager = middleware.publishing(message)
-            if isinstance(manager, nullcontext):  # nothing to leave again
-                message = manager.enter_result
-            else:
-                message = hooks.enter_context(manager)
+            # Most have nothing to leave again.
+            message = manager.enter_result if isinstance(manager, nullcontext) else hooks.enter_context(manager)
         if sending.codec is None:
             workload = encode_message(message)
         else:

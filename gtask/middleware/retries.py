@@ -14,7 +14,15 @@ from random import random
 import anyio
 
 from gtask.context import TaskContext
-from gtask.errors import BadArguments, StreamBroken, TaskExpired, TaskRevoked, TimeLimitExceeded, WorkerLost
+from gtask.errors import (
+    BadArguments,
+    MaxRetriesExceeded,
+    StreamBroken,
+    TaskExpired,
+    TaskRevoked,
+    TimeLimitExceeded,
+    WorkerLost,
+)
 from gtask.failures import error_info
 from gtask.letters import HISTORY_ROOM, add_attempt, read_history
 from gtask.middleware.base import Middleware, Next
@@ -58,6 +66,12 @@ class Retries(Middleware):
                 info = error_info(StreamBroken("The task wants to be run again, and its stream has begun already."))
             return Outcome(context.id, State.FAILURE, error=info)
         if delay is None:
+            if isinstance(error, Retry) and error.reason is None:
+                info = error_info(
+                    MaxRetriesExceeded(
+                        f"The task asked to be run again, and its {context.retries} retries are used up."
+                    )
+                )
             return Outcome(context.id, State.FAILURE, error=info)
         _remember(context, info)
         return Outcome(context.id, State.RETRY, error=info, delay=delay)

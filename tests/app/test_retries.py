@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gtask import App, Retry, TaskContext, TaskFailed
+from gtask import App, MaxRetriesExceeded, Retry, TaskContext
 from gtask.answers import decode_answer
 from gtask.runner import PutOff
 from gtask.states import State
@@ -60,7 +60,7 @@ def test_a_retry_that_is_one_too_many_is_the_reason_itself(stored: App) -> None:
         stored.AsyncResult(message_of(submission).id).get(timeout=0)
     submission = seal(stored, bare.s())
     assert len(work_off(stored, submission)) == 1
-    with pytest.raises(TaskFailed, match="asked to be run again"):
+    with pytest.raises(MaxRetriesExceeded, match="retries are used up"):
         stored.AsyncResult(message_of(submission).id).get(timeout=0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from gtask import App, ResultTimeout, Retry, State, TaskContext, TaskFailed, chain, chord, current_task, group
+from gtask import App, MaxRetriesExceeded, ResultTimeout, Retry, State, TaskContext, chain, chord, current_task, group
 from gtask.errors import ConnectFailed
 from gtask.testing.embedded import EmbeddedServer
 from gtask.testing.programs import wait_until
@@ -185,7 +185,7 @@ def test_retries_in_both_kinds_of_delivery(worked: App) -> None:
     twice = worked.tasks["twice"]
     assert twice.call(0.05) == 2
     assert twice.delay(0.05).get(timeout=LIMIT) == 2
-    with pytest.raises(TaskFailed, match="asked to be run again"):
+    with pytest.raises(MaxRetriesExceeded, match="retries are used up"):
         twice.apply_async((0.0,), max_retries=1).get(timeout=LIMIT)
 
 

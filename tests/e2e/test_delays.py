@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gtask import TaskFailed, group
+from gtask import MaxRetriesExceeded, group
 from gtask.errors import TaskExpired
 from gtask.testing.programs import wait_until
 from tests.e2e.conftest import LIMIT, Staffed
@@ -72,10 +72,10 @@ def test_retries_wait_their_time(staffed: Staffed, tmp_path: Path, foreground: b
 
 def test_a_retry_that_is_one_too_many(staffed: Staffed, tmp_path: Path) -> None:
     retried = staffed.app.tasks["retried"]
-    with pytest.raises(TaskFailed, match="asked to be run again"):
+    with pytest.raises(MaxRetriesExceeded, match="retries are used up"):
         retried.apply_async((str(tmp_path / "a"), 0.1, 9), max_retries=1).get(timeout=LIMIT)
     assert len(lines(tmp_path / "a")) == 2
-    with pytest.raises(TaskFailed, match="asked to be run again"):
+    with pytest.raises(MaxRetriesExceeded, match="retries are used up"):
         retried.options(max_retries=1).call(str(tmp_path / "b"), 0.1, 9)
     assert len(lines(tmp_path / "b")) == 2
 

@@ -66,7 +66,8 @@ def test_states_of_what_is_delayed_known_forgotten_and_never_sent(staffed: Staff
     done = app.tasks["add"].delay(1, 2)
     assert done.get(timeout=LIMIT) == 3
     done.forget()
-    assert app.AsyncResult(done.id).state is State.UNKNOWN
+    # Its job is ended after its result is stored.
+    wait_until(lambda: app.AsyncResult(done.id).state is State.UNKNOWN, LIMIT, "the job to end")
     quiet = app.tasks["add"].apply_async((1, 2), ignore_result=True)
     wait_until(lambda: quiet.state is State.UNKNOWN, LIMIT, "the task to end")
 
