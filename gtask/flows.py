@@ -28,8 +28,8 @@ from gtask.message import SignatureData
 MAX_NESTING: Final = 32
 """Groups inside each other, at most."""
 
-MAX_MEMBERS: Final = 1_000_000
-"""Members of one group, at most."""
+MAX_MEMBERS: Final = 100_000
+"""Members of one group that something follows or that follows something, at most: as many as a chord may have."""
 
 
 class First(NamedTuple):
@@ -86,8 +86,13 @@ def start(flow: Sequence[Any], args: tuple[Any, ...] = (), chord: Any = None, de
 def members_of(node: Any, depth: int = 0) -> list[list[Any]]:
     """The flows of a group that stands in `depth` others; raises `DecodeError` where it is none."""
     members = node.get("group") if isinstance(node, dict) else None
-    if not isinstance(members, list) or not 0 < len(members) <= MAX_MEMBERS or len(node) != 1:
+    if not isinstance(members, list) or not members or len(node) != 1:
         raise DecodeError("A node of a flow is neither a signature nor a group of flows.")
+    if len(members) > MAX_MEMBERS:
+        raise DecodeError(
+            f"A group with {len(members)} members is part of a chain or a chord, where {MAX_MEMBERS} is the limit; let "
+            "each member do more (`task.chunks`)."
+        )
     if depth >= MAX_NESTING:
         raise DecodeError(f"Groups are nested deeper than {MAX_NESTING}, which is the limit.")
     if not all(isinstance(member, list) and member for member in members):
