@@ -245,7 +245,7 @@ class AsyncDriver:
             data = protocol.data_to_send() if protocol is not None else b""
             if data:
                 try:
-                    await connection.send(data)
+                    await _send(link, connection, data)
                 except NetworkError:
                     # The reader hears of it too, and says so.
                     return
@@ -266,3 +266,16 @@ class AsyncDriver:
                         await connection.send(data)
                     except NetworkError:
                         pass
+
+
+async def _send(link: Link, connection: Connection, data: bytes) -> None:
+    """Sends all of it; what does not fit into the socket at once keeps the link's pulse going while it is taken."""
+    view, waited = memoryview(data), False
+    while view:
+        sent = connection.send_some(view)
+        view = view[sent:]
+        if sent and (view or waited):
+            link.pulse.transfers(time.monotonic())
+        if view:
+            waited = True
+            await connection.wait_writable()

@@ -72,7 +72,7 @@ class BlockingDriver:
         self._pumping = threading.Lock()
         self._selector = selectors.DefaultSelector()
         self._connections: dict[Link, Connection] = {}
-        self._unsent: dict[Link, bytes] = {}
+        self._unsent: dict[Link, memoryview] = {}
         self._connected: deque[tuple[Link, Connection | NetworkError]] = deque()
         self._probed: deque[tuple[Link, float, bool]] = deque()
         self._said_unreachable: set[Link] = set()
@@ -276,18 +276,21 @@ class BlockingDriver:
         connection, protocol = self._connections[link], link.protocol
         if protocol is None:
             return
-        data = self._unsent.pop(link, b"") + protocol.data_to_send()
-        if not data:
-            return
-        try:
-            sent = connection.send_some(data)
-        except NetworkError as error:
-            log.log(self._news[1], "%s: %s", link.server, error)
-            self._drop(link, time.monotonic())
-            return
-        blocked = sent < len(data)
-        if blocked:
-            self._unsent[link] = data[sent:]
+        rest = self._unsent.pop(link, None)
+        blocked = False
+        while not blocked and (data := rest or memoryview(protocol.data_to_send())):
+            try:
+                sent = connection.send_some(data)
+            except NetworkError as error:
+                log.log(self._news[1], "%s: %s", link.server, error)
+                self._drop(link, time.monotonic())
+                return
+            blocked = sent < len(data)
+            if blocked:
+                self._unsent[link] = data[sent:]
+            if sent and (blocked or rest):
+                link.pulse.transfers(time.monotonic())
+            rest = None
         mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if blocked else 0)
         key = self._selector.get_key(connection)
         if key.events != mask:
