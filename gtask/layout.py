@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gtask.canvas import Group
 from gtask.errors import ConfigurationError, StoreRequired
-from gtask.flows import start
+from gtask.flows import MAX_NESTING, start
 from gtask.group_result import GroupResult
 from gtask.message import CANVAS, SignatureData
 from gtask.plans import handle_of
@@ -38,10 +38,23 @@ class Layout:
 
 def lay_out_canvas(app: App, canvas: Canvas) -> Layout:
     """Makes ids for all steps, and what is sent first; raises as `Canvas.delay` does."""
+    _check_nesting(canvas)
     canvas.check_arguments()
     layout = Layout()
     layout.handle = _add(app, layout, canvas)
     return layout
+
+
+def _check_nesting(canvas: Canvas, depth: int = 0) -> None:
+    for node in canvas.flow:
+        if isinstance(node, Group):
+            if depth >= MAX_NESTING:
+                raise ConfigurationError(
+                    f"Groups are nested deeper than {MAX_NESTING}; flatten them."
+                )
+            for member in node.members:
+                if not isinstance(member, Signature):
+                    _check_nesting(member, depth + 1)
 
 
 def _add(app: App, layout: Layout, canvas: Canvas) -> AsyncResult[Any] | GroupResult[Any]:

@@ -38,7 +38,7 @@ from zoneinfo import ZoneInfo
 from msgpack import ExtType
 
 from gtask.codecs.limits import MAX_COLLISIONS
-from gtask.codecs.wording import ADVICE, name_of
+from gtask.codecs.wording import ADVICE, one_of
 from gtask.errors import DecodeError, EncodeError
 
 TUPLE: Final = ExtType(1, b"")
@@ -148,7 +148,7 @@ def _encoder(kind: Any) -> Callable[[Any], Any]:
     for base, encoder in _SUBCLASSES:
         if issubclass(kind, base):
             return encoder
-    raise EncodeError(f"a {name_of(kind)} cannot be sent; {ADVICE}")
+    raise EncodeError(f"{one_of(kind)} cannot be sent; {ADVICE}")
 
 
 # --- decoding ------------------------------------------------------------------------------------------------

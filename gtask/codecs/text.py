@@ -16,7 +16,7 @@ import orjson
 from gtask.codecs.extensions import is_model
 from gtask.codecs.limits import MAX_DEPTH, MAX_SIZE
 from gtask.codecs.paths import explain
-from gtask.codecs.wording import ADVICE, name_of
+from gtask.codecs.wording import ADVICE, one_of
 from gtask.errors import DecodeError, EncodeError
 
 # orjson's own text for times rounds an offset to minutes, and refuses a time with a zone.
@@ -105,7 +105,7 @@ def _default(value: Any) -> Any:
         return value.model_dump(round_trip=True)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    raise TypeError(f"a {name_of(type(value))} cannot be sent as JSON; {ADVICE}")
+    raise TypeError(f"{one_of(type(value))} cannot be sent as JSON; {ADVICE}")
 
 
 def _reason(error: Exception) -> str:

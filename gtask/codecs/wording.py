@@ -36,6 +36,12 @@ def name_of(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
+def one_of(kind: type) -> str:
+    """The name of a class with its article: "a Foo", "an object"."""
+    name = name_of(kind)
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
 def label(annotation: Any) -> str:
     """An annotation about as its author wrote it."""
     if annotation is None or annotation is type(None):

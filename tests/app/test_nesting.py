@@ -545,3 +545,11 @@ def test_a_canvas_makes_a_trip_as_json(shop: Shop) -> None:
     assert hash(again) == hash(canvas)
     assert repr(again) == repr(canvas)
     assert again.delay().get(timeout=LIMIT) == canvas.delay().get(timeout=LIMIT)
+
+
+def test_groups_nested_too_deep_are_refused(shop: Shop) -> None:
+    deep: Any = group(shop.add.s(1, 1))
+    for _ in range(500):
+        deep = group(deep)
+    with pytest.raises(ConfigurationError, match="nested deeper than 32"):
+        deep.delay()

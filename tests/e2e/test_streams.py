@@ -141,7 +141,7 @@ def test_what_goes_wrong_comes_behind_the_items_before(staff: Staff, tmp_path: P
     assert said(tmp_path / "path", "closed")()
     items = staff.unsendable.stream()
     assert next(items) == 1
-    with pytest.raises(TypeError, match="item 1: a object cannot be sent"):
+    with pytest.raises(TypeError, match="item 1: an object cannot be sent"):
         next(items)
 
 
