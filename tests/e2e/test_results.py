@@ -101,6 +101,8 @@ def test_a_result_outlives_its_job_in_a_queue_in_memory(tmp_path: Path, kind: st
         server.restart(signal.SIGKILL)
         (tmp_path / "a.go").touch()
         program.wait_for_line("results? (is|are) handed over all the same", LIMIT)
+        # It may be back later than the worker: get() does not wait for a service that is not there.
+        wait_until(lambda: app.store is not None and app.store.served(), LIMIT, "the results service")
         assert result.get(timeout=LIMIT) == int(lines(tmp_path / "a.started")[0])
         assert len(lines(tmp_path / "a.started")) == 1
 
