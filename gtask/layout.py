@@ -49,9 +49,7 @@ def _check_nesting(canvas: Canvas, depth: int = 0) -> None:
     for node in canvas.flow:
         if isinstance(node, Group):
             if depth >= MAX_NESTING:
-                raise ConfigurationError(
-                    f"Groups are nested deeper than {MAX_NESTING}; flatten them."
-                )
+                raise ConfigurationError(f"Groups are nested deeper than {MAX_NESTING}; flatten them.")
             for member in node.members:
                 if not isinstance(member, Signature):
                     _check_nesting(member, depth + 1)

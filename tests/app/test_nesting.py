@@ -430,7 +430,7 @@ def test_what_cannot_be_sent_is_refused_beforehand(shop: Shop) -> None:
     deep: Canvas = add.s(1)
     for _ in range(40):
         deep = group(deep)
-    with pytest.raises(ConfigurationError, match="nested 32 deep"):
+    with pytest.raises(ConfigurationError, match="nested deeper than 32"):
         (deep | shop.same.s()).delay()
 
 

@@ -33,7 +33,8 @@ def test_no_function_starves(house: House, tmp_path: Path, pool: str, concurrenc
         wait_until(lambda: len(lines(path)) == total * len(NAMES), LIMIT, "all of them")
     ran = lines(path)
     half = ran[: len(ran) // 2]
-    assert all(half.count(name) > total // 5 for name in NAMES), [half.count(name) for name in NAMES]
+    # A turn may be as long as the most grabs that are under way at once, 128.
+    assert all(half.count(name) > total // 10 for name in NAMES), [half.count(name) for name in NAMES]
 
 
 def test_a_short_queue_does_not_wait_for_a_long_one(house: House, tmp_path: Path) -> None:
