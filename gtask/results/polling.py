@@ -22,15 +22,16 @@ class Poll:
     """When to look again, and when to give up.
 
     `timeout` is how many seconds the wait lasts, `first` and `last` are the shortest and the longest pause between two
-    looks. `away` is how many seconds a store that was there may be away before the wait is given up.
+    looks. `away` is how many seconds a store that was there may be away before the wait is given up; `seen` is when it
+    last was, on the clock of `time.monotonic`, None where this process has not met it yet.
     """
 
-    def __init__(self, timeout: float, first: float, last: float, away: float = 0.0) -> None:
+    def __init__(self, timeout: float, first: float, last: float, away: float = 0.0, seen: float | None = None) -> None:
         self._deadline = time.monotonic() + timeout
         self._nap = first
         self._last = last
         self._away = away
-        self._seen: float | None = None
+        self._seen = seen
 
     def looked(self) -> float | None:
         """Nothing was found: the seconds until the next look, None when the time is over."""

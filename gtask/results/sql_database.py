@@ -61,6 +61,8 @@ class SqlDatabase:
         self._pid = 0
         self._offset = 0.0
         self._believed_until = 0.0
+        self.answered: float | None = None
+        """When the database last did something, on the clock of `time.monotonic`; None before the first time."""
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Does what only reads; each query sees what is committed by then."""
@@ -93,7 +95,9 @@ class SqlDatabase:
             try:
                 engine, reader = self._engines()
                 with engine.begin() if write else reader.connect() as db:
-                    return work(db)
+                    done = work(db)
+                self.answered = time.monotonic()
+                return done
             except (SQLAlchemyError, self._errors) as error:
                 if _code(error) in _CONFLICTS and conflicts < TRIES:
                     conflicts += 1
