@@ -274,9 +274,9 @@ class Revocations:
             return True
         return bool(self._table.count) and any(suspected(id) in self._table for id in _ids(job, context))
 
-    def _marked(self, job: Job, context: TaskContext) -> str:
-        """The id for which a task is marked, its own or that of the whole; empty for one that is not."""
-        return next((id for id in _ids(job, context) if id in self._table), "")
+    def _marked(self, job: Job, context: TaskContext) -> bool:
+        """Whether a task is marked, by its own id, that of the whole, or its job."""
+        return any(id in self._table for id in _ids(job, context))
 
     def _stored(self, ids: list[str]) -> Outcome | None:
         """What became of a marked task, where the store says so under one of its ids."""
