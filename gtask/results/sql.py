@@ -108,13 +108,17 @@ class SqlStore(KeyedStore):
 
     def wait(self, ids: Collection[str], timeout: float) -> dict[str, Record]:
         """See `ResultStore.wait`; goes on when the database was away for up to 15 seconds."""
-        when = Poll(timeout if ids else 0.0, FIRST_LOOK, LAST_LOOK, RESTART, self._base.answered)
+        when = self._when(timeout if ids else 0.0, LAST_LOOK)
         return poll(self._look(ids), operator.not_, when)
 
     async def await_(self, ids: Collection[str], timeout: float) -> Mapping[str, Record]:
         """See `ResultStore.wait`; no thread is kept while nothing happens."""
-        when = Poll(timeout if ids else 0.0, FIRST_LOOK, LAST_LOOK, RESTART, self._base.answered)
+        when = self._when(timeout if ids else 0.0, LAST_LOOK)
         return await apoll(self._look(ids), operator.not_, when)
+
+    def _when(self, timeout: float, last: float) -> Poll:
+        """When a wait looks, at most `last` seconds apart; a database that answered lately may be away for a while."""
+        return Poll(timeout, FIRST_LOOK, last, RESTART, self._base.answered)
 
     def forget(self, ids: Collection[str]) -> None:
         """See `ResultStore.forget`."""
@@ -139,12 +143,12 @@ class SqlStore(KeyedStore):
 
     def revoked(self, cursor: str, timeout: float) -> Marks:
         """See `ResultStore.revoked`."""
-        when = Poll(timeout, FIRST_LOOK, LAST_LOOK_FOR_MARKS, RESTART, self._base.answered)
+        when = self._when(timeout, LAST_LOOK_FOR_MARKS)
         return poll(partial(self._base.read, partial(self._marks, cursor)), no_marks, when)
 
     async def arevoked(self, cursor: str, timeout: float) -> Marks:
         """See `ResultStore.revoked`; no thread is kept while nothing happens."""
-        when = Poll(timeout, FIRST_LOOK, LAST_LOOK_FOR_MARKS, RESTART, self._base.answered)
+        when = self._when(timeout, LAST_LOOK_FOR_MARKS)
         return await apoll(partial(self._base.read, partial(self._marks, cursor)), no_marks, when)
 
     def weaknesses(self) -> list[Weakness]:
